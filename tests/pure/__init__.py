@@ -1,0 +1,3 @@
+"""The pure rooms: no I/O, no Trio, every sample whole, byte by byte, and with trailing data."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""What tests share: leak detectors, the private namespace, fault-injecting streams."""
+
+from __future__ import annotations
