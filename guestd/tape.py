@@ -52,6 +52,8 @@ class Tape:
     @classmethod
     def adopt(cls, memory: memoryview) -> Tape:
         """Take over a tape as another process left it."""
+        if len(memory) < HEADER_SIZE:
+            raise ValueError(f"the memory does not hold a tape: {len(memory)} bytes are less than its header")
         magic, capacity, end, _ = _HEADER.unpack_from(memory)
         if magic != _MAGIC or len(memory) != memory_size(capacity):
             raise ValueError("the memory does not hold a tape")

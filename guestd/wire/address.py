@@ -87,7 +87,7 @@ def _path(text: str, path: str) -> str:
 def _cid(text: str, cid: str) -> int:
     if cid in {"any", "-1"}:
         return VSOCK_ANY
-    if not cid.isdecimal() or int(cid) > VSOCK_ANY:
+    if not _is_number(cid) or int(cid) > VSOCK_ANY:
         raise _bad(text, f"the CID {cid!r} is neither a number nor `any`")
     return int(cid)
 
@@ -96,9 +96,14 @@ def _port(text: str, port: str, scheme: str) -> int:
     if not port:
         return DEFAULT_PORT
     most = _PORT_MAX.get(scheme, 65535)
-    if not port.isdecimal() or int(port) > most:
+    if not _is_number(port) or int(port) > most:
         raise _bad(text, f"the port {port!r} is not a number from 0 to {most}")
     return int(port)
+
+
+def _is_number(text: str) -> bool:
+    # Ten digits hold every CID and port; `int` refuses thousands of them with an error of its own.
+    return text.isascii() and text.isdecimal() and len(text) <= 10
 
 
 def _host_port(text: str, rest: str) -> tuple[str, str]:

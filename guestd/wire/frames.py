@@ -56,6 +56,7 @@ class Kind(IntEnum):
 
 _KINDS = {int(kind): kind for kind in Kind}
 _CONNECTION_KINDS = frozenset({Kind.HELLO, Kind.GOAWAY, Kind.PING, Kind.PONG})
+#: What is echoed must stay small, or pings are a way to make the other side buffer.
 PING_LIMIT = 64
 
 _PREFIX = struct.Struct("<IBI")
@@ -217,6 +218,8 @@ def _checked(kind_byte: int, channel: int, payload: memoryview) -> Frame:
         raise ProtocolViolation(f"frame kind 0x{kind_byte:02x} is not one of this protocol version")
     if (channel == 0) != (kind in _CONNECTION_KINDS):
         raise ProtocolViolation(f"{kind.name} does not belong on channel {channel}")
+    if len(payload) > PING_LIMIT and (kind is Kind.PING or kind is Kind.PONG):
+        raise ProtocolViolation(f"{kind.name} carries {len(payload)} bytes; at most {PING_LIMIT} are allowed")
     return Frame(kind, channel, payload)
 
 

@@ -6,6 +6,7 @@ nobody asks for are ignored, so a newer peer may say more than an older one unde
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from guestd.wire.frames import Frame
 
 _MISSING: Any = object()
+#: How much of a peer's own text an error repeats, in characters.
+_SHOWN = 80
+#: Not plain `repr`, which goes as deep as the value is nested: a thousand lists in each other are a RecursionError.
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _SHOWN
 
 
 def pack(fields: Mapping[str, object]) -> bytes:
@@ -36,6 +42,10 @@ def unpack(frame: Frame) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ProtocolViolation(f"the payload of {frame.kind.name} is a {type(fields).__name__}, not a map")
     return cast("dict[str, Any]", fields)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 
 class Fields:
@@ -129,12 +139,13 @@ class Fields:
 
     def bad(self, name: str, expected: str) -> BadRequest:
         """The error for a field that is not what it should be; never repeats more than a little of it."""
+        # The name of an item holds the peer's own key, which may be as long as a frame.
+        field = _short(name)
         if name not in self._map:
-            return BadRequest(f"field {name!r} is missing; expected: {expected}", field=name, expected=expected)
-        shown = repr(self._map[name])
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
-        return BadRequest(f"field {name!r} is {shown}; expected: {expected}", field=name, expected=expected)
+            what = f"field {field!r} is missing; expected: {expected}"
+        else:
+            what = f"field {field!r} is {_short(_REPR.repr(self._map[name]))}; expected: {expected}"
+        return BadRequest(what, field=field, expected=expected)
 
     def _get(self, name: str, default: object) -> Any:
         value = self._map.get(name)

@@ -119,7 +119,8 @@ class Result:
             kept["message"] = f"the guest reported the outcome {kept.get('outcome')!r}, which this client does not know"
             kept["outcome"] = Outcome.UNKNOWN
         ended_by = kept.get("ended_by")
-        kept["ended_by"] = EndedBy(ended_by) if ended_by in set(EndedBy) else None
+        kept["ended_by"] = next((each for each in EndedBy if each.value == ended_by), None)
+        kept.setdefault("id", "")
         return cls(**kept)
 
 
@@ -130,8 +131,9 @@ def signal_name(number: int) -> str:
 
 def signal_number(text: str) -> int | None:
     """15 for `15`, `TERM`, `SIGTERM` or `sigterm`; None for what is no signal."""
-    if text.isdecimal():
-        number = int(text)
+    if text.isascii() and text.isdecimal():
+        # `int` refuses thousands of digits with an error of its own.
+        number = int(text) if len(text) <= 3 else 0
         return number if 0 < number <= _SIGNAL_MAX else None
     name = text.upper()
     if not name.startswith("SIG"):

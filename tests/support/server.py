@@ -167,6 +167,10 @@ def _wait_ready(server: Server, notify: socket.socket) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
+    # Only after a failed test is it still there. In order first, so that its own children do not outlive it.
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
         process.kill()
-    process.wait()
+        process.wait()
