@@ -1,0 +1,346 @@
+"""The settings: every key in one table, and what is in force when all the sources have spoken.
+
+    defaults < file < kernel command line < environment < flags
+
+The class bodies below are the table: name, type, default, bounds and meaning of each key stand together, and
+docs/configuration.md shows the same. `resolve` is given what others have read and does no I/O; it returns
+settings that do not change, where each value comes from, and all that is wrong. Start-up waits for this, so
+nothing heavy is imported: TOML only when there is a file, difflib only for a mistake.
+"""
+
+from __future__ import annotations
+
+from guestd._config_kinds import (
+    Boolean,
+    Choice,
+    Duration,
+    Integer,
+    Kind,
+    ListOf,
+    Octal,
+    Path,
+    Size,
+    TableOf,
+    Text,
+    parse_duration,
+    parse_size,
+)  # fmt: skip
+from guestd._config_section import DEFAULT, Key, Origin, Section, keys_of, merge, spell
+from guestd._config_sources import (
+    SOURCES,
+    Problem,
+    Source,
+    environment_name,
+    from_cmdline,
+    from_environment,
+    from_file,
+    from_flags,
+)
+from guestd._config_system import (
+    CAPABILITIES,
+    UNLIMITED,
+    Capability,
+    Location,
+    Rlimit,
+    RlimitName,
+    VariableName,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import TypeVar
+
+    from guestd._config_kinds import Value
+    from guestd.wire.address import Address
+
+    SectionT = TypeVar("SectionT", bound=Section)
+
+__all__ = [
+    "DEFAULT",
+    "DEFAULT_FILE",
+    "UNLIMITED",
+    "Configuration",
+    "Key",
+    "Origin",
+    "Problem",
+    "Settings",
+    "capability_numbers",
+    "environment_name",
+    "keys_of",
+    "resolve",
+]
+
+DEFAULT_FILE = "/etc/guestd/guestd.toml"
+
+
+# Each of these declares a key. The class's attribute is the Key, an instance's is a value: hence Value.
+
+
+def _key(help_: str, kind: Kind, default: object, empty: str = "") -> Value:
+    return Key(kind, default, help_, empty)
+
+
+def _text(help_: str, empty: str) -> Value:
+    return Key(Text(), "", help_, empty)
+
+
+def _path(help_: str, default: str = "", empty: str = "") -> Value:
+    return Key(Path(required=bool(default)), default, help_, empty)
+
+
+def _choice(help_: str, default: str, *choices: str) -> Value:
+    return Key(Choice(*choices), default, help_)
+
+
+def _number(help_: str, default: int, least: int, most: int) -> Value:
+    return Key(Integer(least, most), default, help_)
+
+
+def _size(help_: str, default: str, least: str, most: str) -> Value:
+    return Key(Size(parse_size(least) or 0, parse_size(most) or 0), default, help_)
+
+
+def _time(help_: str, default: str, least: str, most: str, empty: str = "") -> Value:
+    return Key(Duration(parse_duration(least) or 0.0, parse_duration(most) or 0.0), default, help_, empty)
+
+
+def _section(section: type[SectionT]) -> SectionT:
+    """The class stands for its keys here; instances of Settings have instances of it."""
+    of_an_instance: Value = section
+    return of_an_instance
+
+
+class Log(Section):
+    """What guestd says about itself, on stderr."""
+
+    level: str = _choice(
+        "The least severe messages that are logged.", "info", "debug", "info", "warning", "error"
+    )
+
+
+class Command(Section):
+    """What each command gets; most of it a request may say for itself."""
+
+    tape: int = _size("Output kept of each stream, for those who come back.", "1 MiB", "4 KiB", "1 GiB")
+    timeout: float = _time("A command that runs longer than this is ended.", "0", "0", "3650d", "no timeout")
+    grace: float = _time("Between SIGTERM and SIGKILL when a command is ended.", "5s", "0", "1h")
+    drain: float = _time(
+        "After the exit: the longest wait for output while something left behind holds it open.",
+        "250ms",
+        "0",
+        "1h",
+    )
+    retain: float = _time("How long a result and its output stay after the end.", "600s", "0", "30d")
+    retain_count: int = _number("Ended commands that are kept; the oldest go first.", 1000, 0, 1_000_000)
+    retain_bytes: int = _size("Output kept of all ended commands together.", "256 MiB", "0", "64 GiB")
+    spool_dir: str = _path(
+        "Where spool files are, for output of which nothing may be lost.", "", "runtime_dir/spool"
+    )
+    spool_limit: int = _size("All spool files together.", "1 GiB", "0", "16 TiB")
+    umask: int = _key("The mode bits that new files do not get.", Octal(0, 0o777), 0o022)
+    nice: int = _number("How much a command yields to others; below 0 needs privilege.", 0, -20, 19)
+    oom_score_adj: int = _number(
+        "How readily the kernel ends a command when memory is short.", 0, -1000, 1000
+    )
+    no_new_privs: bool = _key(
+        "Set-uid programs gain nothing: su and sudo stop working.", Boolean(), default=False
+    )
+    drop_capabilities: tuple[str, ...] = _key(
+        "Capabilities that no command can have, or gain.",
+        ListOf(Capability()),
+        (),
+        "none",
+    )
+    rlimits: Mapping[str, tuple[int, int]] = _key(
+        "Resource limits by name, as in getrlimit(2).",
+        TableOf(Rlimit(), RlimitName(), lower=True),
+        {},
+        "as inherited",
+    )
+    cgroup: str = _choice(
+        "A cgroup for each command, where cgroup v2 can be written to.", "auto", "auto", "off"
+    )
+
+
+class Limits(Section):
+    """Bounds of what peers can make the supervisor hold. An error that meets one names it."""
+
+    jobs: int = _number("Commands and shells that run at once.", 1024, 1, 100_000)
+    tapes: int = _size("Output kept of all jobs together.", "512 MiB", "64 KiB", "64 GiB")
+    frame: int = _size("One frame, after the hello.", "4 MiB", "64 KiB", "1 GiB")
+    window: int = _size(
+        "Input of one channel that is taken before the job has read it.", "256 KiB", "4 KiB", "1 GiB"
+    )
+    env: int = _size("The environment in one request.", "1 MiB", "4 KiB", "64 MiB")
+    argv: int = _size("The arguments in one request.", "2 MiB", "4 KiB", "64 MiB")
+    channels: int = _number("Channels open at once on one connection.", 16384, 1, 1_000_000)
+    connections: int = _number("Connections at once.", 256, 1, 65536)
+    handshake: float = _time("From connecting to the end of the peer's hello.", "10s", "100ms", "10m")
+    write_stall: float = _time(
+        "How long a peer may take nothing while control frames wait for it; then it is dropped.",
+        "60s",
+        "1s",
+        "1d",
+    )
+    remembered_kills: int = _number("Kills remembered that arrived before their start.", 1024, 0, 1_000_000)
+
+
+class Access(Section):
+    """Who may connect."""
+
+    unix_uids: tuple[int, ...] = _key(
+        "Users, by number, who may connect to the Unix socket besides root and guestd's own.",
+        ListOf(Integer(0, 2**32 - 2)), (), "nobody else",
+    )  # fmt: skip
+    vsock_cids: tuple[int, ...] = _key(
+        "Context ids that may connect over vsock; 2 is the host.",
+        ListOf(Integer(0, 2**32 - 1)),
+        (2,),
+        "nobody",
+    )
+
+
+class Supervisor(Section):
+    """The supervisor's own process."""
+
+    oom_score_adj: int = _number(
+        "How readily the kernel ends the supervisor, where it may say so.", -1000, -1000, 1000
+    )
+
+
+class Stop(Section):
+    """The end of the session."""
+
+    grace: float = _time("Between SIGTERM and SIGKILL for all that still runs.", "15s", "0", "1h")
+
+
+class Settings(Section):
+    """Everything. `settings.command.tape` is a number of bytes, `settings.stop.grace` a number of seconds."""
+
+    listen: tuple[Address, ...] = _key(
+        "Addresses to listen on.", ListOf(Location()), (),
+        "unix:RUNTIME_DIR/guestd.sock and, where there is vsock, vsock:any:1024",
+    )  # fmt: skip
+    token_file: str = _path(
+        "The file with the bearer token that tcp: beyond loopback asks for.", "", "no token"
+    )
+    runtime_dir: str = _path("Where guestd keeps its socket and its state.", "/run/guestd")
+    workspace: str = _path("Where the work is; commands start there when it exists.", "/mnt/workspace")
+    user: str = _text(
+        "Whom commands run as, by name or number.", "agent when it exists, else guestd's own user"
+    )
+    shell: str = _path("What runs shell strings and shells.", "", "/bin/bash when it exists, else /bin/sh")
+    env: Mapping[str, str] = _key(
+        "Environment of the session: above guestd's own, below a request's.",
+        TableOf(Text(), VariableName()),
+        {},
+        "nothing",
+    )
+    log: Log = _section(Log)
+    command: Command = _section(Command)
+    limits: Limits = _section(Limits)
+    access: Access = _section(Access)
+    supervisor: Supervisor = _section(Supervisor)
+    stop: Stop = _section(Stop)
+
+    @property
+    def spool_dir(self) -> str:
+        return self.command.spool_dir or f"{self.runtime_dir}/spool"
+
+
+class Configuration:
+    """What `resolve` found: settings, their origins by key (and by entry, `env.PATH`), and what is wrong."""
+
+    __slots__ = ("origins", "problems", "settings")
+
+    def __init__(
+        self, settings: Settings, origins: Mapping[str, Origin], problems: tuple[Problem, ...]
+    ) -> None:
+        #: Whole even when there are problems: whatever could not be read is as if it had not been given.
+        self.settings = settings
+        self.origins = origins
+        self.problems = problems
+
+    def checked(self) -> Settings:
+        """The settings, when nothing is wrong with them; ConfigError tells everything that is."""
+        if not self.problems:
+            return self.settings
+        from guestd.errors import ConfigError
+
+        lines = [str(problem) for problem in self.problems]
+        message = lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
+        raise ConfigError(message, problems=lines)
+
+
+def resolve(
+    *,
+    file: bytes | None = None,
+    file_name: str = DEFAULT_FILE,
+    cmdline: str = "",
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Configuration:
+    """Settings out of what the sources say. `flags` has values by dotted names: {"listen": ["unix:/x"]}."""
+    settings, origins, problems = resolve_section(
+        Settings,
+        [
+            *([] if file is None else [from_file(Settings, file_name, file)]),
+            from_cmdline(Settings, cmdline),
+            from_environment(Settings, environ or {}),
+            from_flags(flags or {}),
+        ],
+    )
+    problems += [
+        Problem(origins[key], key, f"{key} {what}", fix) for key, what, fix in _together(settings, origins)
+    ]
+    return Configuration(settings, origins, tuple(problems))
+
+
+def resolve_section(
+    section: type[SectionT],
+    sources: list[Source],
+) -> tuple[SectionT, dict[str, Origin], list[Problem]]:
+    """The same for any table of keys; problems stand in the order of the sources and of their lines."""
+    merged = merge(section, [given for source in sources for given in source.given])
+    problems = [problem for source in sources for problem in source.problems]
+    for given, wrong in merged.wrong:
+        place = (*given.place, *wrong.place)
+        problems.append(
+            Problem(given.origin(wrong.place), spell(place), f"{spell(place)} {wrong.what}", wrong.fix)
+        )
+    problems.sort(key=lambda problem: (SOURCES.index(problem.origin.source), problem.origin.line or 0))
+    return merged.section, merged.origins, problems
+
+
+def capability_numbers(names: Iterable[str]) -> tuple[int, ...]:
+    """Capabilities as the kernel counts them. All are 64: a newer kernel has some without a name here."""
+    wanted = set(names)
+    return tuple(range(64)) if "all" in wanted else tuple(CAPABILITIES.index(name) for name in sorted(wanted))
+
+
+def _together(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tuple[str, str, str]]:
+    """What is wrong only in combination: (the key to blame, what is wrong, what would be right)."""
+    tape, tapes = settings.command.tape, settings.limits.tapes
+    if 2 * tape > tapes:
+        # Whichever somebody has set is the one to point at.
+        if origins["command.tape"] is not DEFAULT:
+            yield (
+                "command.tape",
+                f"is {tape} bytes, twice for a command",
+                f"expected at most half of limits.tapes, {tapes}",
+            )
+        else:
+            yield "limits.tapes", f"is {tapes} bytes", f"expected at least twice command.tape, {2 * tape}"
+    if not settings.token_file:
+        for address in settings.listen:
+            if address.scheme in {"tcp", "ws", "wss"} and not _is_loopback(address.host):
+                yield (
+                    "listen",
+                    f"has {address}, which others than this machine can reach",
+                    "set token_file too",
+                )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
