@@ -1,0 +1,7 @@
+"""No process is created in this tier."""
+
+from __future__ import annotations
+
+from tests.support.no_children import no_children
+
+__all__ = ["no_children"]
