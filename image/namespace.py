@@ -43,30 +43,23 @@ _RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.
 _FORWARDED = (signal.SIGTERM, signal.SIGHUP)
 
 
-def check() -> str | None:
-    """Why no private namespace can be had here, or None when one can."""
-    status, reasons = _attempts([sys.executable, "-S", "-c", ""])
-    return None if status == 0 else "; ".join(reasons) or f"a trial command ended with status {status}"
+class Unavailable(Exception):
+    """No private namespace can be had here, and nothing was run; says why, for each way that was tried."""
 
 
 def run(command: Sequence[str]) -> int:
-    """Runs the command in there and returns its status; FAILED, with the reasons on stderr, if there is no there."""
-    status, reasons = _attempts(command)
-    if reasons:
-        print(f"no private namespace: {'; '.join(reasons)}", file=sys.stderr)
-    return status
+    """Runs the command in there and returns its status; raises Unavailable if there is no there.
 
-
-def _attempts(command: Sequence[str]) -> tuple[int, list[str]]:
-    """Root tries without a user namespace first: in there only one user would exist, and no other could be run as."""
+    Root tries without a user namespace first: in one only a single user would exist, and no other could be run as.
+    """
     modes = [_CLONE_NEWUSER] if os.geteuid() else [0, _CLONE_NEWUSER]
     reasons: list[str] = []
     for mode in modes:
         status, reason = _attempt(command, mode)
         if reason is None:
-            return status, []
+            return status
         reasons.append(f"{'with' if mode else 'without'} a user namespace: {reason}")
-    return FAILED, reasons
+    raise Unavailable("; ".join(reasons))
 
 
 def _attempt(command: Sequence[str], mode: int) -> tuple[int, str | None]:
@@ -248,16 +241,16 @@ def _call(what: str, result: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    if arguments[:1] == ["--check"]:
-        reason = check()
-        if reason is not None:
-            print(reason, file=sys.stderr)
-        return 0 if reason is None else FAILED
+    checking = arguments[:1] == ["--check"]
     command = arguments[1:] if arguments[:1] == ["--"] else arguments
     if not command:
         print("which command? usage: namespace.py [--check] [--] COMMAND…", file=sys.stderr)
         return FAILED
-    return run(command)
+    try:
+        return run([sys.executable, "-S", "-c", ""] if checking else command)
+    except Unavailable as e:
+        print(f"no private namespace: {e}", file=sys.stderr)
+        return FAILED
 
 
 if __name__ == "__main__":
