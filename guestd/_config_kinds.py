@@ -9,6 +9,10 @@ everything that is wrong with a value, each with its place inside it.
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
+from guestd._config_units import DIGITS_MAX, is_whole, parse_duration, parse_size, show_duration, show_size
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,18 +21,6 @@ if TYPE_CHECKING:
     Place = tuple[str | int, ...]
     #: What TOML gave, or what a kind made of it: only the kind knows its type.
     Value = Any
-
-# As dd and truncate read them: a lone letter and KiB count in 1024, KB in 1000.
-_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12} | {
-    unit: 1 << shift
-    for shift, units in ((10, ("k", "kib")), (20, ("m", "mib")), (30, ("g", "gib")), (40, ("t", "tib")))
-    for unit in units
-}
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_SHOWN_SIZES = (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
-_SHOWN_SECONDS = (("d", 86400), ("h", 3600), ("m", 60))
-# Longer than any number that fits a range; what is longer is not handed to int(), whose time is quadratic.
-_DIGITS_MAX = 20
 
 
 class Wrong:
@@ -150,7 +142,7 @@ class Integer(Kind):
         return number
 
     def _number(self, text: str) -> int | None:
-        return int(text) if _is_whole(text.removeprefix("-")) else None
+        return int(text) if is_whole(text.removeprefix("-")) else None
 
 
 class Octal(Integer):
@@ -164,7 +156,7 @@ class Octal(Integer):
 
     def _number(self, text: str) -> int | None:
         digits = text.removeprefix("0o")
-        return int(digits, 8) if 0 < len(digits) <= _DIGITS_MAX and not digits.strip("01234567") else None
+        return int(digits, 8) if 0 < len(digits) <= DIGITS_MAX and not digits.strip("01234567") else None
 
 
 class Size(Integer):
@@ -179,10 +171,7 @@ class Size(Integer):
         return self.parse(given) if isinstance(given, str) else super().read(given)
 
     def show(self, value: Value) -> str:
-        for unit, scale in _SHOWN_SIZES:
-            if value and value % scale == 0:
-                return f"{value // scale} {unit}"
-        return f"{value} B"
+        return show_size(value)
 
     def _number(self, text: str) -> int | None:
         return parse_size(text)
@@ -218,12 +207,7 @@ class Duration(Kind):
         return seconds
 
     def show(self, value: Value) -> str:
-        for unit, scale in _SHOWN_SECONDS:
-            if value and value % scale == 0:
-                return f"{value // scale:.0f} {unit}"
-        if 0 < value < 1:
-            return f"{value * 1000:.6g} ms"
-        return f"{value:.12g} s"
+        return show_duration(value)
 
 
 class ListOf(Kind):
@@ -303,45 +287,6 @@ class TableOf(Kind):
         return f"{{{', '.join(f'{name} = {self.value.show(entry)}' for name, entry in value.items())}}}"
 
 
-def parse_size(text: str) -> int | None:
-    """Bytes, or None: "4096", "4M", "1.5 GiB"."""
-    text = text.strip()
-    number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-    scale = _SIZES.get(text[len(number) :].lower())
-    whole, dot, part = number.strip().partition(".")
-    if scale is None or not _is_whole(whole) or (dot and not _is_whole(part)):
-        return None
-    if not dot:
-        return int(whole) * scale
-    size, rest = divmod(int(whole + part) * scale, 10 ** len(part))
-    return None if rest else size
-
-
-def parse_duration(text: str) -> float | None:
-    """Seconds, or None: "10", "250 ms", "1h30m". A number without a unit stands alone."""
-    rest = text.strip()
-    total = 0.0
-    if not rest:
-        return None
-    alone = True
-    while rest:
-        unit_at = len(rest) - len(rest.lstrip("0123456789."))
-        number, rest = rest[:unit_at], rest[unit_at:].lstrip()
-        unit_end = len(rest) - len(rest.lstrip("adhimns"))
-        unit, rest = rest[:unit_end], rest[unit_end:].lstrip()
-        whole, dot, part = number.partition(".")
-        if not _is_whole(whole) or (dot and not _is_whole(part)):
-            return None
-        if not unit and alone and not rest:
-            return float(number)
-        if unit not in _SECONDS:
-            return None
-        # Dividing by 1000 rounds once, where multiplying by 0.001 rounds twice.
-        total += float(number) / 1000 if unit == "ms" else float(number) * _SECONDS[unit]
-        alone = False
-    return total
-
-
 def toml_value(text: str, kind: Kind) -> Value:
     """A value as TOML writes it, out of a source that has only text."""
     import tomllib
@@ -385,8 +330,8 @@ def nearest(name: str, known: tuple[str, ...]) -> str | None:
 
 
 def as_table(given: Value) -> Mapping[str, Value] | None:
-    table: Value = given
-    is_one = isinstance(given, dict)
+    table: Mapping[str, Value] = given
+    is_one = isinstance(given, (dict, MappingProxyType))
     return table if is_one else None
 
 
@@ -394,7 +339,3 @@ def as_list(given: Value) -> list[Value] | None:
     items: Iterable[Value] = given
     is_one = isinstance(given, (list, tuple))
     return list(items) if is_one else None
-
-
-def _is_whole(digits: str) -> bool:
-    return digits.isascii() and digits.isdecimal() and len(digits) <= _DIGITS_MAX

@@ -7,7 +7,7 @@ error is worse than a supervisor that says so and does not start.
 
 from __future__ import annotations
 
-from guestd._config_section import Given, Origin, Section, find_key, keys_of, spell, unknown, walk
+from guestd._config_section import DEFAULT, Given, Origin, Section, find_key, keys_of, spell, unknown, walk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 SOURCES = ("default", "file", "kernel command line", "environment", "flag")
 KERNEL_PREFIX = "guestd."
 ENVIRONMENT_PREFIX = "GUESTD_"
-#: Names in environments that are guestd's and no settings: guestctl's, and those of the test suite.
-NOT_SETTINGS = ("GUESTD_TO", "GUESTD_TOKEN", "GUESTD_TEST_")
+#: Names in environments that are no settings: guestctl's own, and whatever a job, a test or the bench is told.
+NOT_SETTINGS = frozenset({"GUESTD_TO", "GUESTD_TOKEN"})
+NOT_SETTINGS_PREFIXES = ("GUESTD_JOB_", "GUESTD_TEST_", "GUESTD_BENCH_")
 
 #: As the kernel's isspace() has it, with the no-break space of Latin-1 left to UTF-8.
 _KERNEL_SPACE = " \t\n\v\f\r"
@@ -36,7 +37,8 @@ class Problem:
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.message}; {self.fix}"
+        where = "" if self.origin is DEFAULT else f"{self.origin}: "
+        return f"{where}{self.message}; {self.fix}"
 
     def __repr__(self) -> str:
         return f"Problem({self})"
@@ -115,7 +117,11 @@ def from_environment(section: type[Section], environ: Mapping[str, str]) -> Sour
     """`GUESTD_SECTION_KEY`; an entry of a table has the entry's own name behind that."""
     source = Source()
     ours = [
-        name for name in environ if name.startswith(ENVIRONMENT_PREFIX) and not name.startswith(NOT_SETTINGS)
+        name
+        for name in environ
+        if name.startswith(ENVIRONMENT_PREFIX)
+        and name not in NOT_SETTINGS
+        and not name.startswith(NOT_SETTINGS_PREFIXES)
     ]
     if not ours:
         return source

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from guestd._config_kinds import Invalid, Kind, Text, Wrong, as_list, nearest, parse_size, shown, toml_value
+from guestd._config_kinds import Invalid, Kind, Text, Wrong, as_list, nearest, shown, toml_value
+from guestd._config_units import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,9 +22,7 @@ from guestd._config_kinds import (
     Size,
     TableOf,
     Text,
-    parse_duration,
-    parse_size,
-)  # fmt: skip
+)
 from guestd._config_section import DEFAULT, Key, Origin, Section, keys_of, merge, spell
 from guestd._config_sources import (
     SOURCES,
@@ -45,6 +43,7 @@ from guestd._config_system import (
     RlimitName,
     VariableName,
 )
+from guestd._config_units import parse_duration, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -220,17 +219,15 @@ class Settings(Section):
 
     listen: tuple[Address, ...] = _key(
         "Addresses to listen on.", ListOf(Location()), (),
-        "unix:RUNTIME_DIR/guestd.sock and, where there is vsock, vsock:any:1024",
+        "runtime_dir/guestd.sock, vsock:any:1024",
     )  # fmt: skip
     token_file: str = _path(
         "The file with the bearer token that tcp: beyond loopback asks for.", "", "no token"
     )
     runtime_dir: str = _path("Where guestd keeps its socket and its state.", "/run/guestd")
     workspace: str = _path("Where the work is; commands start there when it exists.", "/mnt/workspace")
-    user: str = _text(
-        "Whom commands run as, by name or number.", "agent when it exists, else guestd's own user"
-    )
-    shell: str = _path("What runs shell strings and shells.", "", "/bin/bash when it exists, else /bin/sh")
+    user: str = _text("Whom commands run as, by name or number.", "agent if it exists, else guestd's own")
+    shell: str = _path("What runs shell strings and shells.", "", "/bin/bash if it exists, else /bin/sh")
     env: Mapping[str, str] = _key(
         "Environment of the session: above guestd's own, below a request's.",
         TableOf(Text(), VariableName()),
