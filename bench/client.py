@@ -1,0 +1,129 @@
+"""The least client of the native protocol: blocking, one thread, on the frames of guestd.wire.
+
+It exists so that the figures are the supervisor's. It does what the protocol demands of a client,
+identifiers and credit included, and checks that results are exact and bytes are in order; it has no event
+loop and no other comfort.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Self
+
+from bench.measure import SubjectFailed
+from guestd.wire.channel import Window
+from guestd.wire.frames import FRAME_LIMIT, PREFACE, Decoder, Frame, Kind, encode, read_data
+from guestd.wire.hello import Hello
+from guestd.wire.messages import pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+#: Credit for each channel. Large enough that bulk output never waits for a CREDIT that is on its way.
+WINDOW = 4 * 1024 * 1024
+
+
+class Connection:
+    """One connection. `run` does one command; `open`, `frame` and `pass_on` are its parts, for a row of
+    its own.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._decoder = Decoder(limit=FRAME_LIMIT)
+        self._windows: dict[int, Window] = {}
+        self._offsets: dict[int, int] = {}
+        self._withheld = 0
+        self._last_channel = -1
+        self._commands = 0
+        self._ids = os.urandom(6).hex()
+        hello = Hello(agent="guestd-bench", window=WINDOW)
+        self._socket.sendall(PREFACE + encode(Kind.HELLO, 0, pack(hello.to_map())))
+        self.hello = Hello.from_map(unpack(self.frame()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def open(self, request: Mapping[str, object]) -> int:
+        """Send OPEN; the channel's number."""
+        self._last_channel += 2
+        channel = self._last_channel
+        self._windows[channel] = Window(WINDOW)
+        self._offsets[channel] = 0
+        self._socket.sendall(encode(Kind.OPEN, channel, pack(request)))
+        return channel
+
+    def frame(self) -> Frame:
+        """The next frame, of any channel. Its payload is good until the next call."""
+        while (frame := self._decoder.next()) is None:
+            received = self._socket.recv_into(self._decoder.writable())
+            if not received:
+                raise SubjectFailed("guestd closed the connection")
+            self._decoder.wrote(received)
+        if frame.kind is Kind.GOAWAY:
+            raise SubjectFailed(f"guestd said goodbye: {unpack(frame)}")
+        return frame
+
+    def pass_on(self, frame: Frame, *, withhold: bool = False) -> int:
+        """Take a DATA frame: its bytes must follow those before. Returns how many they are.
+
+        `withhold` keeps the credit for them back until `release`.
+        """
+        data = read_data(frame.payload)
+        size = len(data.data)
+        if data.offset != self._offsets[frame.channel]:
+            raise SubjectFailed(f"a frame at offset {data.offset} came at {self._offsets[frame.channel]}")
+        self._offsets[frame.channel] += size
+        window = self._windows[frame.channel]
+        window.received(size)
+        self._withheld += window.consumed(size)
+        if not withhold:
+            self.release(frame.channel)
+        return size
+
+    def release(self, channel: int) -> None:
+        """Send what credit is due to that channel, which must be the only one with output while some is
+        withheld.
+        """
+        if self._withheld:
+            self._socket.sendall(encode(Kind.CREDIT, channel, pack({"bytes": self._withheld})))
+            self._withheld = 0
+
+    def command(self, argv: list[str], **fields: object) -> dict[str, object]:
+        """A request that starts something, with an id of its own as every careful client sends it."""
+        self._commands += 1
+        return {"op": "exec", "id": f"{self._ids}-{self._commands}", "argv": argv, "stdin": "none", **fields}
+
+    def run(self, request: Mapping[str, object]) -> int:
+        """One command to its end with status 0. Returns how many bytes of stdout came."""
+        channel = self.open(request)
+        size = 0
+        while True:
+            frame = self.frame()
+            if frame.channel != channel:
+                continue
+            if frame.kind is Kind.DATA:
+                size += self.pass_on(frame)
+            elif frame.kind in {Kind.END, Kind.REJECT, Kind.RESET}:
+                self.finish(frame)
+                return size
+
+    def ask(self, request: Mapping[str, object]) -> dict[str, Any]:
+        """An operation without data: its result."""
+        channel = self.open(request)
+        while (frame := self.frame()).channel != channel or frame.kind is Kind.ACCEPT:
+            continue
+        return self.finish(frame, status=None)
+
+    def finish(self, frame: Frame, *, status: int | None = 0) -> dict[str, Any]:
+        """The last frame of a channel: END, with `status` where one is demanded."""
+        del self._windows[frame.channel], self._offsets[frame.channel]
+        fields = unpack(frame)
+        if frame.kind is not Kind.END or (status is not None and fields.get("status") != status):
+            raise SubjectFailed(f"guestd answered {frame.kind.name} {fields}")
+        return fields

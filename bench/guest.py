@@ -1,0 +1,93 @@
+"""A `guestd serve` of the bench's own: a private socket, an empty config, ended by its pid."""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING, Self
+
+from bench.client import Connection
+from bench.measure import SubjectFailed
+from bench.programs import START_LIMIT, Program
+
+if TYPE_CHECKING:
+    from bench.lab import Lab
+
+#: What would set guestd up otherwise than a plain one: its own settings, and telemetry.
+_SETTINGS = ("GUESTD_", "OTEL_")
+
+
+class Guest:
+    """`guestd serve`, READY. `ready_after` is the time from its exec to its word that it is, in
+    milliseconds.
+    """
+
+    def __init__(self, lab: Lab) -> None:
+        self._directory = tempfile.mkdtemp(prefix="guest-", dir=lab.path(""))
+        self.address = os.path.join(self._directory, "s")
+        config = os.path.join(self._directory, "config.toml")
+        # An empty one, so that the machine's own config has no say.
+        with open(config, "wb"):
+            pass
+        argv = [
+            sys.executable,
+            "-P",
+            "-m",
+            "guestd",
+            "serve",
+            "--listen",
+            f"unix:{self.address}",
+            "--config",
+            config,
+        ]
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
+            notices.bind(os.path.join(self._directory, "notify"))
+            environment = {
+                **{name: value for name, value in lab.environment.items() if not name.startswith(_SETTINGS)},
+                "NOTIFY_SOCKET": os.path.join(self._directory, "notify"),
+                "GUESTD_RUNTIME_DIR": os.path.join(self._directory, "run"),
+            }
+            begin = time.perf_counter()
+            self._program = Program(argv, log=os.path.join(self._directory, "log"), env=environment)
+            try:
+                self._await_ready(notices)
+                self.ready_after = (time.perf_counter() - begin) * 1e3
+            except BaseException:
+                self._program.stop()
+                raise
+        self.pid = self._program.pid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._program.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def connect(self) -> Connection:
+        return Connection(self.address)
+
+    def _await_ready(self, notices: socket.socket) -> None:
+        # Wakes for the notice or for the end of the program, whichever is first: no polling, so no error in
+        # the figure.
+        pidfd = os.pidfd_open(self._program.pid)
+        try:
+            deadline = time.monotonic() + START_LIMIT
+            while (left := deadline - time.monotonic()) > 0:
+                readable, _, _ = select.select([notices, pidfd], [], [], left)
+                if notices in readable and b"READY=1" in notices.recv(4096).split(b"\n"):
+                    return
+                if pidfd in readable:
+                    raise SubjectFailed(
+                        f"guestd serve ended before it was READY: {self._program.last_words()}"
+                    )
+        finally:
+            os.close(pidfd)
+        raise SubjectFailed(
+            f"guestd serve was not READY within {START_LIMIT:.0f} s: {self._program.last_words()}"
+        )

@@ -1,0 +1,101 @@
+"""The table: every row by name, with its budget and what measures it."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench import exec_rows, serve_rows
+from bench.measure import SubjectFailed
+from bench.report import Budget, Line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench.lab import Lab
+    from bench.report import Measured
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table, before it is measured."""
+
+    name: str
+    what: str
+    unit: str
+    budget: Budget | None
+    measure: Callable[[Lab], Measured]
+
+    def line(self, lab: Lab) -> Line:
+        """Measure it. What fails here fails this row alone."""
+        try:
+            return Line(self.name, self.unit, self.budget, self.measure(lab))
+        except (SubjectFailed, OSError) as error:
+            return Line(self.name, self.unit, self.budget, None, unmeasured=f"not measured: {error}")
+
+
+ROWS = (
+    Row(
+        "exec.rtt",
+        "a command that does nothing, over a warm connection; p50",
+        "ms",
+        Budget("ratio at most", 1.6, beat_peers=True),
+        exec_rows.rtt,
+    ),
+    Row(
+        "exec.rtt_user",
+        "the same as another user, elsewhere, with a umask; p50",
+        "ms",
+        None,
+        exec_rows.rtt_user,
+    ),
+    Row("exec.rtt_loaded", "the same beside a channel at full speed; p99", "ms", None, exec_rows.rtt_loaded),
+    Row("exec.bulk", "stdout of a command", "MB/s", Budget("ratio at least", 0.5), exec_rows.bulk),
+    Row(
+        "boot.ready",
+        "from exec of `guestd serve` to READY",
+        "ms",
+        Budget("ratio at most", 1.5),
+        serve_rows.boot_ready,
+    ),
+    Row(
+        "mem.idle",
+        "resident memory of `guestd serve`, idle",
+        "MB",
+        Budget("value at most", 34),
+        serve_rows.idle_memory,
+    ),
+    Row(
+        "soak",
+        "growth of memory over 10,000 commands; anything countable must not grow at all",
+        "kB",
+        Budget("value at most", serve_rows.GROWTH_LIMIT_KB),
+        serve_rows.soak,
+    ),
+)
+
+
+class UnknownRow(Exception):
+    """A name that no row has."""
+
+
+def chosen(names: Sequence[str]) -> list[Row]:
+    """The rows by name, pattern (`exec.*`) or family (`exec`), in the table's order; all when none is
+    named.
+    """
+    if not names:
+        return list(ROWS)
+    picked: set[str] = set()
+    for name in names:
+        found = [
+            row.name for row in ROWS if any(fnmatch.fnmatchcase(row.name, p) for p in (name, f"{name}.*"))
+        ]
+        if not found:
+            known = [row.name for row in ROWS]
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise UnknownRow(f"no row is called {name!r}; {hint}")
+        picked.update(found)
+    return [row for row in ROWS if row.name in picked]
