@@ -1,0 +1,197 @@
+"""`./image/try`, the first line of the README: in a minute somebody is in, and afterwards nothing is there."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.package.conftest import ROOT, clean_environment
+from tests.support import leaks, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TRY = str(ROOT / "image" / "try")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One with an empty cache, so that the first start, which makes the virtual environment, is tested too."""
+    environment = clean_environment(XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache")), SHELL="/bin/bash")
+    first = _try(environment, "--", "true")
+    assert first.returncode == 0, first.stderr
+    assert b"making an environment" in first.stderr
+    return environment
+
+
+def _try(
+    environment: dict[str, str], *arguments: str, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [TRY, *arguments],
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        check=False,
+        timeout=120,
+        cwd="/",
+    )
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What a person would look at to see whether something was left."""
+
+    temporary: frozenset[str] = field(default_factory=lambda: frozenset(os.listdir("/tmp")))
+    runtime: frozenset[str] = field(default_factory=lambda: frozenset(os.listdir("/run")))
+    mnt: frozenset[str] = field(default_factory=lambda: frozenset(os.listdir("/mnt")))
+    mounted: dict[str, str] = field(default_factory=leaks.mounts)
+    processes: frozenset[int] = field(default_factory=leaks.processes)
+
+
+@pytest.fixture
+def _nothing_left_on_the_machine(environment: dict[str, str]) -> Iterator[None]:
+    assert environment
+    before = _Machine()
+    yield
+    assert _Machine() == before
+
+
+pytestmark = pytest.mark.usefixtures("_nothing_left_on_the_machine")
+
+private = pytest.mark.skipif(
+    namespace.unavailable() is not None, reason=f"no private namespace here: {namespace.unavailable()}"
+)
+
+
+def test_the_commands_status_comes_back(environment: dict[str, str]) -> None:
+    assert _try(environment, "--", "sh", "-c", "exit 7").returncode == 7
+    assert _try(environment, "--", "sh", "-c", "kill -9 $$").returncode == 128 + signal.SIGKILL
+    assert _try(environment, "--", "no-such-program").returncode == 127
+
+
+def test_output_and_input_are_the_commands_own(environment: dict[str, str]) -> None:
+    every_byte = bytes(range(256)) * 100
+    done = _try(environment, "--", "sh", "-c", "cat; echo err >&2", stdin=every_byte)
+    assert (done.returncode, done.stdout, done.stderr) == (0, every_byte, b"err\n")
+
+
+@private
+def test_the_workspace_is_there_empty_and_where_a_command_starts(environment: dict[str, str]) -> None:
+    done = _try(environment, "--", "sh", "-c", "pwd; ls -A; echo left >file; cat file")
+    assert (done.returncode, done.stdout) == (0, b"/mnt/workspace\nleft\n")
+
+
+@private
+def test_the_environment_has_its_own_processes(environment: dict[str, str]) -> None:
+    done = _try(environment, "--", "sh", "-c", "cat /proc/1/cmdline | tr '\\0' ' '")
+    assert b"environment.py" in done.stdout
+
+
+@private
+def test_what_a_command_leaves_running_goes_too(environment: dict[str, str]) -> None:
+    done = _try(environment, "--", "sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & exit 3")
+    assert done.returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        pytest.param(signal.SIGTERM, 128 + signal.SIGTERM, id="asked"),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, id="killed", marks=private),
+    ],
+)
+def test_ending_it_from_outside_ends_everything(
+    environment: dict[str, str], number: int, status: int
+) -> None:
+    with subprocess.Popen(
+        [TRY, "--", "sh", "-c", "echo running; exec sleep 1000"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        cwd="/",
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == b"running\n"
+        running.send_signal(number)
+        # The end of this pipe is the event: everything that had it is gone.
+        assert running.stdout.read() == b""
+        assert running.wait(60) == status
+
+
+def test_a_guestd_that_does_not_start_is_shown_with_its_log(environment: dict[str, str]) -> None:
+    done = _try({**environment, "GUESTD_NO_SUCH_SETTING": "1"}, "--", "true")
+    assert done.returncode == 125
+    assert b"before it was ready" in done.stderr
+    assert b"NO_SUCH_SETTING" in done.stderr
+
+
+def test_a_command_without_the_dashes_is_told_how(environment: dict[str, str]) -> None:
+    done = _try(environment, "ls")
+    assert done.returncode == 125
+    assert b"./image/try -- COMMAND" in done.stderr
+
+
+@private
+def test_without_namespaces_it_says_so_and_runs_in_the_open(environment: dict[str, str]) -> None:
+    """A container that allows no new namespaces: here one whose limits for them are zero."""
+    limits = "; ".join(f"echo 0 >/proc/sys/user/max_{kind}_namespaces" for kind in ("user", "mnt", "pid"))
+    inside = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "sh", "-c", f'{limits}; exec "$0" -- sh -c "exit 7"', TRY],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert inside.returncode == 7, inside.stderr
+    assert "allows no namespace of its own" in inside.stderr
+
+
+def test_without_a_command_there_is_a_shell_on_the_terminal(environment: dict[str, str]) -> None:
+    """Typed as a person would: the prompt, a command of guestctl's that finds its guestd, and `exit`."""
+    child, terminal = pty.fork()
+    if child == 0:
+        try:
+            os.execve(TRY, [TRY], {**environment, "TERM": "dumb", "HOME": "/nonexistent"})
+        finally:
+            os._exit(99)
+    try:
+        seen = _read_until(terminal, b"(guestd) ")
+        assert b"guestctl exec -- uname -a" in seen
+        os.write(terminal, b"guestctl exec -- sh -c 'echo $((6 * 7)) from $PWD'\n")
+        _read_until(terminal, b"42 from ")
+        os.write(terminal, b"exit 5\n")
+        _read_until(terminal, None)
+    finally:
+        os.close(terminal)
+        _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 5
+
+
+def _read_until(terminal: int, wanted: bytes | None) -> bytes:
+    """Reads to where `wanted` has come, or to the end of the terminal."""
+    seen = b""
+    while wanted is None or wanted not in seen:
+        ready, _, _ = select.select([terminal], [], [], 60)
+        assert ready, f"nothing more after {seen!r}"
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # EIO: nobody has it open any more
+            assert wanted is None, f"it ended after {seen!r}"
+            return seen
+        seen += data
+    return seen
+
+
+def test_the_scripts_are_executable() -> None:
+    for script in ("image/try", "image/venv", "tests/run", ".ci/run"):
+        assert os.access(Path(ROOT, script), os.X_OK), script
