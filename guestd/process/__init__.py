@@ -1,0 +1,1 @@
+"""Processes: created in one place (`spawn`), waited for in one place (`reaper`), found and ended as trees (`tree`)."""

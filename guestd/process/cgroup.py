@@ -1,0 +1,171 @@
+"""Control groups, version 2: one for each job where that is possible, so that no process of a tree gets away.
+
+Nothing here is required. Where there is no cgroup2, or no right to make groups in it, `find` returns None and trees
+are found through /proc instead.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+_FOLDER = "guestd.jobs"
+#: Accounting wants the first; the others are for limits that a job may get.
+_CONTROLLERS = ("memory", "pids", "cpu")
+
+
+class Cgroup:
+    """The group of one job."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def add(self, pid: int) -> None:
+        _write(f"{self.path}/cgroup.procs", str(pid))
+
+    def open_procs(self) -> int:
+        """A descriptor through which a process joins by writing 0."""
+        return os.open(f"{self.path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+
+    def pids(self) -> list[int]:
+        """Every living process of the group and of groups made within it."""
+        found: list[int] = []
+        for folder in self._folders():
+            with suppress(FileNotFoundError), open(f"{folder}/cgroup.procs") as file:
+                # 0 stands for a process of another pid namespace, which no number of ours reaches.
+                found += [pid for pid in map(int, file.read().split()) if pid]
+        return found
+
+    def kill(self) -> bool:
+        """SIGKILL to all at once, forks under way included. False where the kernel (before 5.14) cannot."""
+        try:
+            _write(f"{self.path}/cgroup.kill", "1")
+        except OSError:
+            return False
+        return True
+
+    def peak_memory(self) -> int | None:
+        try:
+            with open(f"{self.path}/memory.peak") as file:
+                return int(file.read())
+        except OSError:
+            return None
+
+    def oom_kills(self) -> int:
+        """How many processes of the group the kernel has killed for memory."""
+        with suppress(OSError), open(f"{self.path}/memory.events") as file:
+            for line in file:
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+        return 0
+
+    def remove(self) -> bool:
+        """Take the group away if it is empty; False when something still lives in it."""
+        try:
+            os.rmdir(self.path)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            if self.pids():
+                return False
+            # Groups the job made within its own.
+            for folder in reversed(self._folders()):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    return False
+        return True
+
+    def _folders(self) -> list[str]:
+        return [folder for folder, _, _ in os.walk(self.path)] or [self.path]
+
+
+class Cgroups:
+    """Where this supervisor makes groups."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def create(self, key: str) -> Cgroup | None:
+        """A new group; None when the kernel refuses one (a limit on their number)."""
+        path = f"{self.root}/{key}"
+        try:
+            os.mkdir(path)
+        except OSError:
+            return None
+        return Cgroup(path)
+
+    def close(self) -> None:
+        """Remove what is empty."""
+        for entry in _subfolders(self.root):
+            Cgroup(entry).remove()
+        with suppress(OSError):
+            os.rmdir(self.root)
+
+
+def find() -> Cgroups | None:
+    """Where groups can be made, proved by making one."""
+    mount = _cgroup2_mount()
+    if mount is None:
+        return None
+    root = f"{mount}{_own_group()}".rstrip("/")
+    if not os.path.isdir(root):
+        return None
+    _enable_controllers(root)
+    cgroups = Cgroups(f"{root}/{_FOLDER}")
+    try:
+        os.makedirs(cgroups.root, exist_ok=True)
+    except OSError:
+        return None
+    _enable_controllers(cgroups.root)
+    # What a supervisor that was killed left behind.
+    for entry in _subfolders(cgroups.root):
+        Cgroup(entry).remove()
+    probe = cgroups.create(f"probe-{os.getpid()}")
+    if probe is None:
+        return None
+    probe.remove()
+    return cgroups
+
+
+def _enable_controllers(folder: str) -> None:
+    """One by one: a group with processes of its own may refuse some, and then goes without."""
+    for controller in _CONTROLLERS:
+        with suppress(OSError):
+            _write(f"{folder}/cgroup.subtree_control", f"+{controller}")
+
+
+def _cgroup2_mount() -> str | None:
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            if after.startswith("cgroup2 "):
+                return before.split(" ")[4].replace("\\040", " ")
+    return None
+
+
+def _own_group() -> str:
+    with open("/proc/self/cgroup") as file:
+        for line in file:
+            if line.startswith("0::"):
+                return line[3:].rstrip("\n")
+    return ""
+
+
+def _subfolders(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,165 @@
+"""The launcher: a small process that starts programs as somebody else.
+
+It is single-threaded, imports next to nothing (9 MB), stays root, and serves one supervisor over one socket. For each
+request it clones itself with CLONE_PARENT, so that the new process is the *supervisor's* child, and the clone makes
+itself what was asked (cgroup, limits, user, directory…) before it executes the program. Nothing has to be mended after
+the start, and each failure is told with its stage over a close-on-exec pipe that the supervisor reads.
+
+Why not a thread of the supervisor that takes the user's id: any process of that user may then kill(2) that
+thread's id, and the signal ends the supervisor. Why not fork in the supervisor: it has page tables to copy.
+docs/decisions.md has the measurements.
+
+A request is one SOCK_SEQPACKET message: a marshalled map, or a map that says it lies in a memfd because it is too long
+for one message. Descriptors ride along: the error pipe, that memfd if any, the cgroup's process list if any, then the
+child's own.
+The answer is the pid, or a negative errno.
+"""
+
+from __future__ import annotations
+
+import _signal
+import _socket
+import ctypes
+import errno
+import gc
+import marshal
+import os
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+from guestd.process.program import enter_directory, find_program
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONTROL_FD = 3
+REQUEST_MAX = 96 * 1024
+FDS_MAX = 16
+_CLONE_PARENT = 0x00008000
+_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
+_PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _CLEAR_ALL = 38, 24, 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Serve until the supervisor closes the socket or dies."""
+    control = _socket.socket(fileno=CONTROL_FD)
+    # Python ignores the first two and handles the third; ignored signals would survive the exec.
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
+        _signal.signal(number, _signal.SIG_DFL)
+    ancillary_space = _socket.CMSG_SPACE(4 * FDS_MAX)
+    clone = _CLONE[os.uname().machine]
+    # Fewer pages become the child's own when no collection touches them.
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    while True:
+        message, ancillary, _, _ = control.recvmsg(REQUEST_MAX, ancillary_space, _socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return
+        fds = [int.from_bytes(data[at : at + 4], sys.byteorder) for _, _, data in ancillary for at in range(0, len(data), 4)]
+        pid = _libc.syscall(clone, _CLONE_PARENT, 0, 0, 0, 0)
+        if pid == 0:
+            _become(message, fds)
+        for fd in fds:
+            os.close(fd)
+        control.send(str(pid if pid > 0 else -ctypes.get_errno()).encode())
+
+
+def _become(message: bytes, fds: list[int]) -> None:
+    """In the clone: turn into what was asked, or say where it failed. Does not return."""
+    report = fds[0]
+    stage = "fork"
+    try:
+        for stage in _stages(message, fds):
+            pass
+    except OSError as error:
+        os.write(report, marshal.dumps((stage, error.errno or errno.EIO, error.strerror or str(error))))
+    except BaseException as error:  # noqa: BLE001  whatever it is, the supervisor must hear of it: this process has no log
+        os.write(report, marshal.dumps((stage, errno.EIO, repr(error))))
+    finally:
+        os._exit(127)
+
+
+def _stages(message: bytes, fds: list[int]) -> Iterator[str]:
+    """Yields the name of each stage before it is tried; the last one executes the program."""
+    yield "fork"
+    os.close(CONTROL_FD)
+    os.setsid()
+    plan: dict[str, Any] = marshal.loads(message)
+    own = iter(fds[1:])
+    if "long" in plan:
+        with open(next(own), "rb") as file:
+            plan = marshal.loads(file.read())
+    if plan["cgroup"]:
+        yield "cgroup"
+        os.write(next(own), b"0")
+    yield "limits"
+    # Lowering it needs a privilege, and asking for what is there already does too.
+    with open("/proc/self/oom_score_adj", "r+") as file:
+        if int(file.read()) != plan["oom_score_adj"]:
+            file.seek(0)
+            file.write(str(plan["oom_score_adj"]))
+    for number, limits in plan["rlimits"]:
+        resource.setrlimit(number, limits)
+    if plan["nice"]:
+        os.setpriority(os.PRIO_PROCESS, 0, plan["nice"])
+    yield "stdin"
+    _place(plan["fds"], own)
+    yield "user"
+    _drop_bounding(plan["drop_capabilities"])
+    uid, gid, groups = plan["identity"]
+    if plan["change_identity"]:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+    _drop_own(plan["drop_capabilities"])
+    if plan["no_new_privs"] and _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "no_new_privs could not be set")
+    os.umask(plan["umask"])
+    yield "cwd"
+    enter_directory(plan["cwd"])
+    yield "exec"
+    env: dict[bytes, bytes] = plan["env"]
+    path = env.get(b"PATH")
+    program = find_program(plan["program"], None if path is None else os.fsdecode(path))
+    os.execve(program, plan["argv"], env)
+
+
+def _place(targets: list[tuple[int, bool]], own: Iterator[int]) -> None:
+    """Put the descriptors where the child wants them. They all came in above the standard ones."""
+    for target, given in targets:
+        if given:
+            os.dup2(next(own), target)
+        else:
+            os.close(target)
+
+
+def _drop_bounding(capabilities: list[int]) -> None:
+    for number in capabilities:
+        if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) and ctypes.get_errno() != errno.EINVAL:
+            raise OSError(ctypes.get_errno(), f"capability {number} could not be dropped")
+
+
+def _drop_own(capabilities: list[int]) -> None:
+    """Take the capabilities out of the sets of this very process too; an exec as root gives only what is bounded."""
+    if not capabilities:
+        return
+    _libc.prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    if _libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "the capabilities could not be read")
+    for number in capabilities:
+        word, bit = divmod(number, 32)
+        for each in range(3):
+            sets[3 * word + each] &= ~(1 << bit)
+    if _libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "the capabilities could not be set")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The only place that waits for children.
+
+`waitpid` with no pid in particular takes whatever ended, so two places that wait corrupt each other: the one that comes
+second invents an exit status. Here everything that ends is taken by one task, and what was expected is told at once.
+Everything else is an orphan that this process adopted as subreaper; it is reaped and forgotten.
+
+SIGCHLD comes through a signalfd: one wake-up from signal to status, where a signal handler takes three.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from guestd.process.oom import Victim, read_victim
+
+if TYPE_CHECKING:
+    import resource
+    from collections.abc import Callable, Iterator
+
+_PR_SET_CHILD_SUBREAPER = 36
+_SIGSET_SIZE = 128
+_SIGINFO_SIZE = 128
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Exit(NamedTuple):
+    """How a child ended: the kernel's words."""
+
+    status: int
+    usage: resource.struct_rusage
+    wall: float
+    mono: float
+    #: Who it was, when SIGKILL ended it: the zombie is the last to know its name.
+    victim: Victim | None
+
+
+class Reaper:
+    """Create it on the main thread before any other thread exists: SIGCHLD must be blocked in all of them."""
+
+    def __init__(self, clock: Callable[[], tuple[float, float]]) -> None:
+        self._clock = clock
+        self._expected: dict[int, Callable[[Exit], None]] = {}
+        # While a spawn is under way in a thread, its child may end before anybody has said to expect it.
+        self._spawning = 0
+        self._early: dict[int, Exit] = {}
+        self.orphans = 0
+        if _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "this process could not become a child subreaper")
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+        mask = ctypes.create_string_buffer(_SIGSET_SIZE)
+        _libc.sigemptyset(mask)
+        _libc.sigaddset(mask, int(signal.SIGCHLD))
+        self._fd: int = _libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), "no signalfd for SIGCHLD")
+
+    def close(self) -> None:
+        """Put the signal back where it was."""
+        os.close(self._fd)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+    @contextmanager
+    def spawning(self) -> Iterator[None]:
+        """Around a spawn and its `expect`: keeps the status of a child that is quicker than its parent."""
+        self._spawning += 1
+        try:
+            yield
+        finally:
+            self._spawning -= 1
+            if not self._spawning:
+                self.orphans += len(self._early)
+                self._early.clear()
+
+    def expect(self, pid: int, told: Callable[[Exit], None]) -> None:
+        """`told` is called once, with how `pid` ended; at once if it already has. It must not block."""
+        early = self._early.pop(pid, None)
+        if early is not None:
+            told(early)
+        else:
+            self._expected[pid] = told
+
+    def expects(self, pid: int) -> bool:
+        """Is it one of those somebody waits for, and not an orphan?"""
+        return pid in self._expected
+
+    async def run(self) -> None:
+        """Reap until cancelled."""
+        while True:
+            self.collect()
+            await trio.lowlevel.wait_readable(self._fd)
+            try:
+                # Several children that end at once are one signal: what is read here only says «look».
+                os.read(self._fd, _SIGINFO_SIZE * 16)
+            except BlockingIOError:
+                continue
+
+    def collect(self) -> None:
+        """Take everything that has ended."""
+        while True:
+            try:
+                look = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if look is None:
+                return
+            pid = look.si_pid
+            killed = look.si_code == os.CLD_KILLED and look.si_status == signal.SIGKILL
+            victim = read_victim(pid) if killed and (pid in self._expected or self._spawning) else None
+            _, status, usage = os.wait4(pid, 0)
+            wall, mono = self._clock()
+            ended = Exit(status, usage, wall, mono, victim)
+            told = self._expected.pop(pid, None)
+            if told is not None:
+                told(ended)
+            elif self._spawning:
+                self._early[pid] = ended
+            else:
+                self.orphans += 1

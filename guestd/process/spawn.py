@@ -1,0 +1,395 @@
+"""Every process guestd creates is created here, and told to the reaper in the same breath.
+
+Two ways, chosen by what is asked:
+
+- *direct*: libc's posix_spawn from a worker thread. For a child that is who the supervisor is. Directory and umask are
+  the thread's own (it has left the process's fs_struct), so neither costs a fork.
+- *launcher*: a small process that clones itself (see launcher.py). For another user, limits, nice, capabilities.
+
+Neither blocks the loop, whatever file system the program or its directory is on. How long each takes, and what was
+tried besides, is in docs/decisions.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import marshal
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+import guestd
+from guestd.errors import StartFailed
+from guestd.process import launcher
+from guestd.process.posix_spawn import posix_spawn
+from guestd.process.program import enter_directory, find_program
+from guestd.process.tree import children_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guestd.process.cgroup import Cgroup
+    from guestd.process.identity import Identity
+    from guestd.process.reaper import Exit, Reaper
+
+_CLONE_FS = 0x00000200
+_libc = ctypes.CDLL(None, use_errno=True)
+#: How many spawns may wait for slow file systems at once before others wait for them.
+_THREADS = 64
+#: What guestd was started with, and gives to its children. It raises its own, and programs that use select(2), or close every
+#: descriptor they could have, would suffer from that.
+CHILD_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
+#: A launcher that has not forked in this time has lost its memory or its mind.
+_LAUNCHER_PATIENCE = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """A process to be. `cwd` lists directories to try, the first of which is the one that matters."""
+
+    program: str
+    argv: list[bytes]
+    env: dict[bytes, bytes]
+    cwd: list[str]
+    identity: Identity
+    #: The child's descriptors: one of this process's, or None for closed.
+    fds: dict[int, int | None]
+    umask: int = 0o022
+    rlimits: list[tuple[int, tuple[int, int]]] = field(default_factory=list[tuple[int, tuple[int, int]]])
+    nice: int = 0
+    oom_score_adj: int = 0
+    no_new_privs: bool = False
+    drop_capabilities: list[int] = field(default_factory=list[int])
+    cgroup: Cgroup | None = None
+
+
+class Spawner:
+    """Starts what a Plan says."""
+
+    def __init__(self, own: Identity, reaper: Reaper) -> None:
+        self._own = own
+        self._reaper = reaper
+        self._threads = trio.CapacityLimiter(_THREADS)
+        self._launcher = _Launcher(reaper)
+        # What a child inherits. Lowering it again needs a privilege, so a child that is to have this one is left alone.
+        self._own_oom_score_adj = read_oom_score_adj()
+        self._direct_works = True
+
+    @property
+    def launcher_pid(self) -> int | None:
+        return self._launcher.pid
+
+    def refresh(self) -> None:
+        """The supervisor's own oom_score_adj has changed."""
+        self._own_oom_score_adj = read_oom_score_adj()
+
+    async def start(self, plan: Plan, told: Callable[[Exit], None]) -> int:
+        """Start it and return its pid; `told` hears how it ends. Raises StartFailed with stage and errno.
+
+        Cancelled before the program runs, nothing of it is left behind.
+        """
+        with self._reaper.spawning():
+            if self._direct_works and self._is_plain(plan):
+                try:
+                    pid = await self._start_direct(plan)
+                except _NoOwnDirectory:
+                    self._direct_works = False
+                else:
+                    self._reaper.expect(pid, told)
+                    return pid
+            return await self._launcher.start(self._as_request(plan), plan, told)
+
+    def close(self) -> None:
+        """Let the launcher go."""
+        self._launcher.close()
+
+    def _is_plain(self, plan: Plan) -> bool:
+        return (
+            plan.identity[:3] == self._own[:3]
+            and not plan.rlimits
+            and not plan.nice
+            and not plan.no_new_privs
+            and not plan.drop_capabilities
+        )
+
+    async def _start_direct(self, plan: Plan) -> int:
+        spawn = _DirectSpawn(plan, self._own_oom_score_adj)
+        try:
+            await trio.to_thread.run_sync(spawn.run, limiter=self._threads, abandon_on_cancel=True)
+        except trio.Cancelled:
+            spawn.abandon()
+            raise
+        if spawn.failure is not None:
+            raise spawn.failure
+        return spawn.pid
+
+    def _as_request(self, plan: Plan) -> dict[str, object]:
+        return {
+            "program": plan.program,
+            "argv": plan.argv,
+            "env": plan.env,
+            "cwd": plan.cwd,
+            "identity": (plan.identity.uid, plan.identity.gid, list(plan.identity.groups)),
+            "change_identity": plan.identity[:3] != self._own[:3],
+            "fds": [(target, source is not None) for target, source in plan.fds.items()],
+            "umask": plan.umask,
+            "rlimits": plan.rlimits,
+            "nice": plan.nice,
+            "oom_score_adj": plan.oom_score_adj,
+            "no_new_privs": plan.no_new_privs,
+            "drop_capabilities": plan.drop_capabilities,
+            "cgroup": plan.cgroup is not None,
+        }
+
+
+class _NoOwnDirectory(Exception):
+    """This machine does not let a thread leave the process's fs_struct (a seccomp filter of a container)."""
+
+
+class _DirectSpawn:
+    """One spawn in a worker thread, and whose child it is when the caller has gone meanwhile."""
+
+    def __init__(self, plan: Plan, own_oom_score_adj: int) -> None:
+        self._plan = plan
+        self._own_oom_score_adj = own_oom_score_adj
+        self._abandoned = False
+        self.pid = 0
+        self.failure: Exception | None = None
+
+    def abandon(self) -> None:
+        """The caller is gone. Both sides write before they read, so that at least one of them sees to the child."""
+        self._abandoned = True
+        self._clear()
+
+    def run(self) -> None:
+        try:
+            self.pid = self._spawn()
+        except (StartFailed, _NoOwnDirectory) as failure:
+            # Carried by hand: an exception that crosses threads grows a traceback, and this one is an outcome.
+            self.failure = failure
+        if self._abandoned:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def _spawn(self) -> int:
+        plan = self._plan
+        # Trio keeps its threads; one that has left stays apart, and asking again costs nothing.
+        if _libc.unshare(_CLONE_FS):
+            raise _NoOwnDirectory
+        stage = "cwd"
+        umask = os.umask(plan.umask)
+        try:
+            enter_directory(plan.cwd)
+            stage = "exec"
+            path = plan.env.get(b"PATH")
+            program = find_program(plan.program, None if path is None else os.fsdecode(path))
+            pid = posix_spawn(program, plan.argv, plan.env, plan.fds)
+        except OSError as error:
+            raise explain(plan, stage, error.errno or errno.EIO, error.strerror) from None
+        finally:
+            os.umask(umask)
+            os.chdir("/")
+        self._adjust(pid)
+        return pid
+
+    def _adjust(self, pid: int) -> None:
+        """What can only be done from outside: the child runs already, so what it forked by now is adjusted as well."""
+        plan = self._plan
+        adjust = plan.oom_score_adj != self._own_oom_score_adj
+        pending, seen = [pid], set[int]()
+        while pending:
+            each = pending.pop()
+            seen.add(each)
+            # Ended already, or not ours to change: the reaper and the result speak about that.
+            with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
+                resource.prlimit(each, resource.RLIMIT_NOFILE, CHILD_NOFILE)
+                if plan.cgroup is not None:
+                    plan.cgroup.add(each)
+                if adjust:
+                    write_oom_score_adj(each, plan.oom_score_adj)
+            pending += [child for child in children_of(each) if child not in seen]
+
+
+class _Launcher:
+    """The supervisor's end of the launcher. Started when first needed, and again when it has died."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self._socket: socket.socket | None = None
+        self._turn = trio.Lock()
+        self.pid: int | None = None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def start(self, request: dict[str, object], plan: Plan, told: Callable[[Exit], None]) -> int:
+        report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with ExitStack() as sent:
+                sent.callback(os.close, report_end)
+                fds = [report_end]
+                message = marshal.dumps(request)
+                if len(message) > launcher.REQUEST_MAX:
+                    fds.append(_memfd_holding(message))
+                    sent.callback(os.close, fds[-1])
+                    message = marshal.dumps({"long": True})
+                if plan.cgroup is not None:
+                    fds.append(plan.cgroup.open_procs())
+                    sent.callback(os.close, fds[-1])
+                given = [source for source in plan.fds.values() if source is not None]
+                pid = await self._clone(message, fds + given)
+            return await self._watch(pid, report, plan, told)
+        finally:
+            os.close(report)
+
+    async def _clone(self, message: bytes, fds: list[int]) -> int:
+        """One request, one answer. Shielded, since an answer nobody took would be taken for the next one's."""
+        async with self._turn:
+            with trio.move_on_after(_LAUNCHER_PATIENCE, shield=True):
+                if self._socket is None:
+                    self._begin()
+                connection = self._socket
+                assert connection is not None
+                try:
+                    socket.send_fds(connection, [message], fds)
+                    await trio.lowlevel.wait_readable(connection)
+                    answer = connection.recv(64)
+                except OSError:
+                    answer = b""
+                if answer:
+                    number = int(answer)
+                    if number > 0:
+                        return number
+                    raise StartFailed(
+                        f"could not start: no new process: {os.strerror(-number)}", stage="fork", errno=-number,
+                    )
+            self._give_up()
+        raise StartFailed(
+            "could not start: guestd's launcher process died or hung; the next start gets a new one",
+            stage="fork", errno=errno.EAGAIN,
+        )  # fmt: skip
+
+    async def _watch(self, pid: int, report: int, plan: Plan, told: Callable[[Exit], None]) -> int:
+        """Wait until the program runs, or has failed to."""
+        gate = _Gate()
+        self._reaper.expect(pid, gate.told)
+        try:
+            await trio.lowlevel.wait_readable(report)
+        except trio.Cancelled:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise
+        failure = os.read(report, 4096)
+        if failure:
+            stage, number, text = marshal.loads(failure)
+            raise explain(plan, stage, number, text)
+        gate.open(told)
+        return pid
+
+    def _begin(self) -> None:
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            mine.setblocking(False)
+            root = os.path.dirname(os.path.dirname(guestd.__file__))
+            # Isolated and without site: no environment variable and no .pth file reaches a process that stays root.
+            code = f"import sys; sys.path.insert(0, {root!r}); from guestd.process.launcher import main; main()"
+            argv = [sys.executable, "-I", "-S", "-c", code]
+            self.pid = posix_spawn(
+                sys.executable, [os.fsencode(word) for word in argv], {},
+                {0: None, launcher.CONTROL_FD: theirs.fileno()},
+            )  # fmt: skip
+            # What its children begin with.
+            with suppress(PermissionError):
+                resource.prlimit(self.pid, resource.RLIMIT_NOFILE, CHILD_NOFILE)
+                write_oom_score_adj(self.pid, 0)
+        self._socket = mine
+        pid = self.pid
+        self._reaper.expect(pid, lambda _: self._ended(pid))
+
+    def _ended(self, pid: int) -> None:
+        if self.pid == pid:
+            self.pid = None
+            self.close()
+
+    def _give_up(self) -> None:
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self.close()
+
+
+class _Gate:
+    """Holds back a child's end until it is known whether the program was ever run."""
+
+    def __init__(self) -> None:
+        self._exit: Exit | None = None
+        self._through: Callable[[Exit], None] | None = None
+
+    def told(self, exit: Exit) -> None:  # noqa: A002  it is what the reaper calls it
+        if self._through is not None:
+            self._through(exit)
+        else:
+            self._exit = exit
+
+    def open(self, through: Callable[[Exit], None]) -> None:
+        if self._exit is not None:
+            through(self._exit)
+        else:
+            self._through = through
+
+
+def _memfd_holding(data: bytes) -> int:
+    """For a request too long for one message."""
+    fd = os.memfd_create("guestd-request")
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
+
+
+def read_oom_score_adj(pid: int | str = "self") -> int:
+    with open(f"/proc/{pid}/oom_score_adj") as file:
+        return int(file.read())
+
+
+def write_oom_score_adj(pid: int | str, value: int) -> None:
+    with open(f"/proc/{pid}/oom_score_adj", "w") as file:
+        file.write(str(value))
+
+
+def explain(plan: Plan, stage: str, number: int, text: str) -> StartFailed:
+    """An error a person can act on: what was asked, what is wrong, what would be right."""
+    name = errno.errorcode.get(number, str(number))
+    match stage:
+        case "exec" if number == errno.E2BIG:
+            what = "argv and environment together are longer than the kernel takes; pass the data by stdin or a file"
+        case "exec" if number == errno.ENOEXEC:
+            what = f"{plan.program!r} has no format the kernel can run; a script needs a first line like #!/bin/sh"
+        case "exec" if number == errno.ENOENT and "/" in plan.program:
+            what = f"no such file: {plan.program!r}, or the interpreter that it names does not exist"
+        case "exec":
+            what = f"{plan.program!r}: {text}"
+        case "cwd":
+            what = f"the directory {plan.cwd[0]!r}: {text}"
+        case "user":
+            what = f"becoming user {plan.identity.name!r} (uid {plan.identity.uid}): {text}"
+        case "fork" if number in {errno.EAGAIN, errno.ENOMEM}:
+            what = f"no new process: {text}; the machine, or a limit on processes, is exhausted"
+        case _:
+            what = f"{stage}: {text}"
+    return StartFailed(f"could not start: {what} ({stage}, {name})", stage=stage, errno=number)

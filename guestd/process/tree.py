@@ -1,0 +1,206 @@
+"""A job's tree: every process that came from it, found and ended, however it forked.
+
+Where the job has a cgroup, the kernel keeps the list. Elsewhere, and for what has moved itself out of the group, three
+traces are followed: descent, the session that the job's first process leads, and the mark that the job's environment
+carries. This process is a child subreaper, so whatever lost its parent is among its own children.
+
+Signals go through pidfds, checked against the start time after opening: a number that was reused is never hit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from guestd.process.environment import MARK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from guestd.process.cgroup import Cgroup
+
+#: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state D).
+KILL_PATIENCE = 2.0
+#: Between looks at who is left, when nothing that was known has ended: new forks do not tell.
+_LOOK_AGAIN = 0.1
+
+
+class Member(NamedTuple):
+    """A living process: its pid means something only together with when it started."""
+
+    pid: int
+    name: str
+    started: int
+    session: int
+
+
+class Ending(NamedTuple):
+    """What ending a tree came to."""
+
+    signalled: list[Member]
+    unreached: list[Member]
+
+
+class Tree:
+    """The processes of one job. `pid` is the first one's, which led the session."""
+
+    def __init__(self, pid: int, mark: str, cgroup: Cgroup | None, is_expected: Callable[[int], bool]) -> None:
+        self._pid = pid
+        self._entry = f"{MARK}={mark}".encode()
+        self._cgroup = cgroup
+        self._is_expected = is_expected
+
+    def members(self, *, thorough: bool = False) -> list[Member]:
+        """Who lives. `thorough` looks at every process of the machine, for those that hid."""
+        if self._cgroup is not None:
+            pids = set(self._cgroup.pids())
+            if thorough:
+                pids |= self._followed(_all_pids(), pids)
+        elif thorough:
+            pids = self._followed(_all_pids(), {self._pid})
+        else:
+            # Descent from the first process while it lives; after that its children are this process's.
+            pids = self._followed([self._pid, *children_of(os.getpid())], {self._pid})
+        found = (read_member(pid) for pid in sorted(pids))
+        return [member for member in found if member is not None]
+
+    def signal(self, number: int, *, first_only: bool = False) -> list[Member]:
+        """Send one signal to the whole tree, or only to its first process. Returns whom it reached."""
+        return [member for member in self._targets(first_only=first_only) if send(member, number)]
+
+    async def end(self, *, grace: float, first_only: bool = False) -> Ending:
+        """SIGTERM, grace, SIGKILL. Comes back when all have gone, or when the rest cannot be reached."""
+        signalled: dict[int, Member] = {}
+
+        def hit(members: list[Member], number: int) -> None:
+            signalled.update((member.pid, member) for member in members if send(member, number))
+
+        if grace > 0:
+            members = self._targets(first_only=first_only)
+            hit(members, signal.SIGTERM)
+            # A stopped process does not act on a signal before it continues.
+            hit(members, signal.SIGCONT)
+            with trio.move_on_after(grace):
+                await self._gone(first_only=first_only)
+        with trio.move_on_after(KILL_PATIENCE):
+            while members := self._targets(first_only=first_only):
+                if self._cgroup is not None and not first_only:
+                    self._cgroup.kill()
+                hit(members, signal.SIGKILL)
+                with trio.move_on_after(_LOOK_AGAIN):
+                    await _gone(members)
+        return Ending(list(signalled.values()), self._targets(first_only=first_only))
+
+    def _targets(self, *, first_only: bool) -> list[Member]:
+        if not first_only:
+            return self.members(thorough=True)
+        first = read_member(self._pid)
+        # Its number may be somebody else's by now; its session, as its leader, it shares with nobody else's first process.
+        return [] if first is None or first.session != self._pid else [first]
+
+    async def _gone(self, *, first_only: bool) -> None:
+        while members := (self._targets(first_only=True) if first_only else self.members()):
+            with trio.move_on_after(_LOOK_AGAIN):
+                await _gone(members)
+
+    def _followed(self, candidates: Iterable[int], known: set[int]) -> set[int]:
+        """Those of `candidates` that bear a trace of the job, and all that descend from them or from `known`."""
+        found = set(known)
+        own = os.getpid()
+        for pid in candidates:
+            if pid in found or pid == own or self._is_other_job(pid):
+                continue
+            if self._bears_trace(pid):
+                found.add(pid)
+        pending = list(found)
+        while pending:
+            for child in children_of(pending.pop()):
+                if child not in found:
+                    found.add(child)
+                    pending.append(child)
+        return found
+
+    def _is_other_job(self, pid: int) -> bool:
+        return pid != self._pid and self._is_expected(pid)
+
+    def _bears_trace(self, pid: int) -> bool:
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if self._entry in file.read().split(b"\0"):
+                    return True
+        except OSError:
+            pass  # another user's process, or gone: the session is the other trace
+        member = read_member(pid)
+        return member is not None and member.session == self._pid
+
+
+async def _gone(members: list[Member]) -> None:
+    """Wait until all of these have ended."""
+    for member in members:
+        with suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(member.pid)
+            try:
+                if same(member):
+                    await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+
+
+def send(member: Member, number: int) -> bool:
+    """Signal exactly this process. False when it has ended or may not be signalled."""
+    try:
+        pidfd = os.pidfd_open(member.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not same(member):
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    finally:
+        os.close(pidfd)
+    return True
+
+
+def same(member: Member) -> bool:
+    """Does the pid still mean the process it meant?"""
+    now = read_member(member.pid)
+    return now is not None and now.started == member.started
+
+
+def read_member(pid: int) -> Member | None:
+    """The living process of that pid; None for one that has ended, reaped or not."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name may hold anything, spaces and parentheses too; its end is the last parenthesis.
+    head, _, tail = text.rpartition(b")")
+    fields = tail.split()
+    if fields[0] in {b"Z", b"X"}:
+        return None
+    name = head.partition(b"(")[2].decode("utf-8", "replace")
+    return Member(pid, name, int(fields[19]), int(fields[3]))
+
+
+def children_of(pid: int) -> list[int]:
+    """Its children, of whichever of its threads."""
+    found: list[int] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with (
+                suppress(FileNotFoundError, ProcessLookupError),
+                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
+            ):
+                found += map(int, file.read().split())
+    return found
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]

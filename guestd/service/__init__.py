@@ -1,0 +1,1 @@
+"""A connection: one reader, one writer, channels between them; and the operations a client can ask for."""

@@ -1,0 +1,289 @@
+"""A connection: one reader, one writer.
+
+The reader takes frames and hands them to channels; what an operation does at once happens right there, between two
+checkpoints. The writer is the only one that sends: control frames first, then one frame from each channel that has
+something and credit for it, in turn. So a channel that is full, or whose client has given no credit, holds up only itself.
+
+Bounds: control frames wait in a queue, and the reader stops reading while that queue is full. A peer that takes nothing for
+`limits.write_stall` is dropped; what it started goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from math import inf
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from guestd.errors import GuestdError, InternalError, LimitReached, PeerTooSlow, ProtocolViolation, Unsupported
+from guestd.service.channel import Channel
+from guestd.service.link import Outgoing
+from guestd.wire.frames import DATA_LIMIT, PING_LIMIT, Kind, encode
+from guestd.wire.hello import Hello
+from guestd.wire.messages import Fields, pack, unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from guestd.config import Settings
+    from guestd.service.link import Link
+    from guestd.wire.frames import Frame
+
+_log = logging.getLogger("guestd.connection")
+
+#: Control frames that wait to be sent. Above it nothing more is read: who asks must also listen.
+_QUEUE_BYTES = 1024 * 1024
+#: Frames handled in one go before others get their turn.
+_BATCH = 64
+#: Data gathered for one write.
+_GATHER = 2 * DATA_LIMIT
+#: Little output in quick succession is sent together: at most one frame each 2 ms, unless there is a lot, and the first at once.
+COALESCE_TIME = 0.002
+COALESCE_BYTES = 16 * 1024
+_GOODBYE_PATIENCE = 1.0
+_OWN_MISTAKE = "guestd made a mistake; its log has the traceback"
+
+
+class Operations(Protocol):
+    """What can be asked for: by name, a function that begins it. It may raise what is wrong with the request."""
+
+    def find(self, name: str) -> Callable[[Connection, Channel, Fields], None] | None: ...
+
+    def names(self) -> list[str]: ...
+
+
+class Connection:
+    """See the module."""
+
+    def __init__(
+        self, link: Link, settings: Settings, operations: Operations, hello: Callable[[], Hello],
+        admit: Callable[[Hello], None],
+    ) -> None:  # fmt: skip
+        self.link = link
+        self.peer = link.peer
+        self._settings = settings
+        self._operations = operations
+        self._own_hello = hello
+        self._admit = admit
+        self._channels: dict[int, Channel] = {}
+        self._control: deque[bytes] = deque()
+        self._control_bytes = 0
+        self._less_control = trio.Event()
+        self._ready: deque[Channel] = deque()
+        self._later: dict[Channel, float] = {}
+        self._news = trio.Event()
+        self._idle = trio.Event()
+        self._parked = False
+        self._peer_window = 0
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def channels(self) -> int:
+        return len(self._channels)
+
+    async def run(self) -> None:
+        """Serve until the peer goes, or breaks the protocol, or is too slow. Raises nothing of the peer's."""
+        reason: GuestdError | None = None
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                nursery.start_soon(self._write)
+                try:
+                    with trio.fail_after(self._settings.limits.handshake):
+                        await self._greet()
+                    await self._read()
+                except trio.TooSlowError:
+                    reason = PeerTooSlow(f"no hello within {self._settings.limits.handshake} s (limits.handshake)")
+                except GuestdError as error:
+                    reason = error
+                if reason is not None:
+                    await self.goodbye(reason)
+                nursery.cancel_scope.cancel()
+        except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, EOFError) as group:
+            _log.info("%s: the connection broke: %s", self.peer, group.exceptions[0])
+        except* PeerTooSlow as group:
+            reason = PeerTooSlow(str(group.exceptions[0]))
+        finally:
+            if reason is not None:
+                _log.warning("%s: dropped: %s (%s)", self.peer, reason.message, reason.code)
+            for channel in list(self._channels.values()):
+                channel.drop()
+            self._channels.clear()
+
+    def start_soon(self, channel: Channel, answer: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+        """For an operation that takes time: a task that ends the channel with what it returns, or with its error."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._answer, channel, answer)
+
+    async def _answer(self, channel: Channel, answer: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+        try:
+            channel.end(await answer())
+        except GuestdError as error:
+            channel.fail(error)
+        except Exception:
+            _log.exception("%s: operation failed", self.peer)
+            channel.fail(InternalError(_OWN_MISTAKE))
+
+    async def goodbye(self, error: GuestdError) -> None:
+        """The last words. Bounded: a peer that does not listen does not hear them."""
+        self.post(encode(Kind.GOAWAY, 0, pack(error.to_map())))
+        with trio.move_on_after(_GOODBYE_PATIENCE):
+            while self._control or not self._parked:
+                await self._idle.wait()
+
+    # ------------------------------------------------------------------------------------------------------- reading
+
+    async def _greet(self) -> None:
+        frame = await self.link.receive()
+        if frame is None:
+            raise ProtocolViolation("the peer closed before its hello")
+        if frame.kind is not Kind.HELLO:
+            raise ProtocolViolation(f"the first frame was {frame.kind.name}, not HELLO")
+        hello = Hello.from_map(unpack(frame))
+        self._admit(hello)
+        self._peer_window = hello.window
+        self.link.allow(self._settings.limits.frame)
+        self.post(encode(Kind.HELLO, 0, pack(self._own_hello().to_map())))
+
+    async def _read(self) -> None:
+        count = 0
+        while (frame := await self.link.receive()) is not None:
+            self._handle(frame)
+            count += 1
+            if self._control_bytes > _QUEUE_BYTES:
+                self._less_control = trio.Event()
+                await self._less_control.wait()
+            elif count % _BATCH == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _handle(self, frame: Frame) -> None:
+        kind = frame.kind
+        if kind is Kind.OPEN:
+            self._open(frame)
+        elif frame.channel:
+            channel = self._channels.get(frame.channel)
+            # A frame for a channel that is no more: it was on its way when the last word was said.
+            if channel is not None:
+                channel.received(frame)
+        elif kind is Kind.PING:
+            if len(frame.payload) > PING_LIMIT:
+                raise ProtocolViolation(f"a PING of {len(frame.payload)} bytes; at most {PING_LIMIT} are echoed")
+            self.post(encode(Kind.PONG, 0, bytes(frame.payload)))
+        elif kind is Kind.HELLO:
+            raise ProtocolViolation("a second HELLO")
+
+    def _open(self, frame: Frame) -> None:
+        number = frame.channel
+        if number % 2 == 0:
+            raise ProtocolViolation(f"channel {number} is not a client's to open: odd numbers are")
+        if number in self._channels:
+            raise ProtocolViolation(f"channel {number} is open already")
+        fields = Fields(unpack(frame))
+        limits = self._settings.limits
+        channel = Channel(number, limits.window, self._peer_window, self.post, self._channel_ready, self._channel_gone)
+        self._channels[number] = channel
+        try:
+            channel.credit.available = fields.integer("window", self._peer_window, most=2**40)
+            if len(self._channels) > limits.channels:
+                raise LimitReached(
+                    f"{limits.channels} channels are open on this connection; close some, or raise limits.channels",
+                    limit=limits.channels, setting="limits.channels",
+                )  # fmt: skip
+            name = fields.text("op", most=64)
+            operation = self._operations.find(name)
+            if operation is None:
+                known = ", ".join(self._operations.names())
+                raise Unsupported(f"there is no operation {name!r}; there are: {known}", field="op", expected=known)
+            channel.opened()
+            operation(self, channel, fields)
+        except GuestdError as error:
+            channel.fail(error)
+        except Exception:
+            _log.exception("%s: operation failed", self.peer)
+            channel.fail(InternalError(_OWN_MISTAKE))
+
+    # ------------------------------------------------------------------------------------------------------- writing
+
+    def post(self, frame: bytes) -> None:
+        """Queue a control frame."""
+        self._control.append(frame)
+        self._control_bytes += len(frame)
+        self._wake()
+
+    def _channel_ready(self, channel: Channel) -> None:
+        self._ready.append(channel)
+        self._wake()
+
+    def _channel_gone(self, channel: Channel) -> None:
+        if self._channels.get(channel.number) is channel:
+            del self._channels[channel.number]
+        self._later.pop(channel, None)
+
+    def _wake(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._news.set()
+
+    def later(self, channel: Channel, when: float) -> None:
+        """The channel has something, but not before that time, unless it is woken."""
+        self._later[channel] = when
+
+    async def _write(self) -> None:
+        while True:
+            batch = self._gather()
+            if not batch:
+                await self._park()
+            elif self.link.send_now(batch):
+                await trio.lowlevel.checkpoint()
+            else:
+                stall = self._settings.limits.write_stall
+                with trio.move_on_after(stall) as patience:
+                    await self.link.flush()
+                if patience.cancelled_caught:
+                    raise PeerTooSlow(f"the peer took nothing for {stall} s (limits.write_stall)")
+
+    def _gather(self) -> list[Outgoing]:
+        batch: list[Outgoing] = []
+        while self._control and len(batch) < _BATCH:
+            frame = self._control.popleft()
+            self._control_bytes -= len(frame)
+            batch.append(Outgoing(frame))
+        if self._control_bytes <= _QUEUE_BYTES:
+            self._less_control.set()
+        if self._later:
+            self._wake_due()
+        size = 0
+        for _ in range(min(len(self._ready), _BATCH)):
+            channel = self._ready.popleft()
+            channel.ready = False
+            if channel.handler is None:
+                continue
+            frame = channel.handler.pull(DATA_LIMIT)
+            if frame is not None:
+                batch.append(frame)
+                channel.wake()
+                size += 0 if frame.data is None else len(frame.data)
+                if size >= _GATHER:
+                    break
+        return batch
+
+    def _wake_due(self) -> None:
+        now = trio.current_time()
+        for channel in [channel for channel, when in self._later.items() if when <= now]:
+            del self._later[channel]
+            channel.wake()
+
+    async def _park(self) -> None:
+        self._news = trio.Event()
+        self._parked = True
+        self._idle.set()
+        self._idle = trio.Event()
+        deadline = min(self._later.values(), default=inf)
+        if deadline == inf:
+            await self._news.wait()
+        else:
+            with trio.CancelScope(deadline=deadline):
+                await self._news.wait()
+        self._parked = False

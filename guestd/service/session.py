@@ -1,0 +1,53 @@
+"""What operations work on: the session as one value, with its identity and its counters."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import guestd
+from guestd.wire.hello import Hello
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guestd.config import Settings
+    from guestd.process.reaper import Reaper
+    from guestd.process.spawn import Spawner
+    from guestd.service.connection import Connection
+    from guestd.session.jobs import Jobs
+
+
+@dataclass(slots=True, kw_only=True)
+class Session:
+    """One boot of one supervisor. `session_id` is drawn anew for each; `boot_id` is the kernel's."""
+
+    settings: Settings
+    jobs: Jobs
+    reaper: Reaper
+    spawner: Spawner
+    clock: Callable[[], tuple[float, float]]
+    has_cgroups: bool
+    connections: set[Connection] = field(default_factory=set["Connection"])
+    listening: list[str] = field(default_factory=list[str])
+    session_id: str = field(default_factory=lambda: os.urandom(16).hex())
+    generation: int = 0
+    boot_id: str = field(default_factory=lambda: read_boot_id())
+    started: tuple[float, float] = (0.0, 0.0)
+    served: int = 0
+
+    def hello(self, features: list[str]) -> Hello:
+        limits = self.settings.limits
+        return Hello(
+            agent=f"guestd {guestd.__version__}", features=tuple(features), frame=limits.frame, window=limits.window,
+            channels=limits.channels, identity=self.identity(),
+        )  # fmt: skip
+
+    def identity(self) -> dict[str, Any]:
+        return {"boot_id": self.boot_id, "session_id": self.session_id, "generation": self.generation}
+
+
+def read_boot_id() -> str:
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return file.read().strip()

@@ -1,0 +1,63 @@
+"""The state of the session, in one answer."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+import guestd
+from guestd.wire.frames import VERSION
+
+if TYPE_CHECKING:
+    from guestd.service.channel import Channel
+    from guestd.service.connection import Connection
+    from guestd.service.session import Session
+    from guestd.wire.messages import Fields
+
+_PAGE = resource.getpagesize()
+
+
+def status(session: Session, _: Connection, channel: Channel, fields: Fields) -> None:
+    """Answer at once; nothing here is measured over time."""
+    del fields
+    channel.accept({})
+    channel.end(describe(session))
+
+
+def describe(session: Session) -> dict[str, Any]:
+    settings = session.settings
+    jobs = list(session.jobs)
+    wall, mono = session.clock()
+    return {
+        **session.identity(),
+        "version": guestd.__version__,
+        "protocol": VERSION,
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "pid": os.getpid(),
+        "started_at": session.started[0],
+        "uptime": mono - session.started[1],
+        "now": wall,
+        "listening": session.listening,
+        "connections": len(session.connections),
+        "jobs": {
+            "running": session.jobs.running,
+            "kept": len(jobs) - session.jobs.running,
+            "started": session.jobs.started,
+            "limit": settings.limits.jobs,
+        },
+        "tapes": {"bytes": sum(job.held_bytes for job in jobs), "limit": settings.limits.tapes},
+        "processes": {
+            "orphans_reaped": session.reaper.orphans,
+            "cgroups": session.has_cgroups,
+            "launcher": session.spawner.launcher_pid,
+        },
+        "memory": {"rss": _own_memory()},
+        "workspace": {"path": settings.workspace, "there": os.path.isdir(settings.workspace)},
+    }
+
+
+def _own_memory() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * _PAGE

@@ -1,0 +1,86 @@
+"""A viewer of a job: a cursor in each stream. Attaching is setting cursors; there is no queue behind them.
+
+A viewer that *holds* slows the job instead of losing bytes; any other that falls behind the ring gets a gap that says
+how much was lost. Whoever writes for the viewer pulls with `take`, and hears through `wake` when there is something new.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from guestd.session.job import Job
+
+
+class Output(NamedTuple):
+    """Bytes of one stream. `data` is a view of the ring: good until the next await."""
+
+    stream: int
+    offset: int
+    data: memoryview
+
+
+class Gap(NamedTuple):
+    """Bytes that this viewer can no longer have."""
+
+    stream: int
+    start: int
+    end: int
+
+
+class Attachment:
+    """Made by `Job.attach`."""
+
+    def __init__(self, job: Job, start: Mapping[int, int], wake: Callable[[], None], *, holds: bool) -> None:
+        self.job = job
+        self.holds = holds
+        self._cursors = dict(start)
+        self._wake = wake
+        self._turn = 0
+        #: By stream, how many bytes this viewer could not have any more.
+        self.lost: dict[int, int] = {}
+
+    def position(self, stream: int) -> int:
+        return self._cursors[stream]
+
+    def news(self) -> None:
+        self._wake()
+
+    @property
+    def pending(self) -> int:
+        """How much could be taken now."""
+        return sum(
+            max(0, recording.end - self._cursors[recording.stream]) for recording in self.job.recordings
+        )
+
+    @property
+    def finished(self) -> bool:
+        """The job is over, and this viewer has everything it can have."""
+        return self.job.result is not None and self.pending == 0
+
+    def take(self, most: int) -> Output | Gap | None:
+        """The next piece of whichever stream's turn it is; None when there is nothing."""
+        recordings = self.job.recordings
+        for _ in recordings:
+            recording = recordings[self._turn % len(recordings)]
+            self._turn += 1
+            at = self._cursors[recording.stream]
+            if at >= recording.end:
+                continue
+            piece = recording.read(at, most)
+            if piece.offset > at:
+                self._cursors[recording.stream] = piece.offset
+                self.lost[recording.stream] = self.lost.get(recording.stream, 0) + piece.offset - at
+                self._turn -= 1  # the bytes behind the gap come next, not another stream's
+                return Gap(recording.stream, at, piece.offset)
+            self._cursors[recording.stream] = piece.offset + len(piece.data)
+            if self.holds:
+                recording.made_room()
+            return Output(recording.stream, piece.offset, piece.data)
+        return None
+
+    def detach(self) -> None:
+        """Let go; a producer that waited for this viewer goes on."""
+        self.job.detach(self)

@@ -1,0 +1,369 @@
+"""A job: an id, its processes, its output on tapes, its input, and an exit slot that anybody can read at any time.
+
+It belongs to the session, never to a connection. Its end is a small machine of facts (`_settle`): the first process
+has been reaped; its streams have ended or were drained long enough; whoever ends the tree is done; the kernel was asked about
+memory. Facts arrive in any order, and when the last one is in, the result is written once.
+
+What decides the end is the exit of the first process, not the end of its streams: a background child that holds stdout
+delays the result by a bounded drain, and its later output is read and thrown away, so that nobody dies of SIGPIPE.
+"""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from guestd.errors import StartFailed
+from guestd.process.oom import killed_for_memory
+from guestd.process.tree import Tree
+from guestd.session.attachment import Attachment
+from guestd.session.verdict import Facts, not_started, verdict
+from guestd.wire.result import EndedBy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from guestd.process.cgroup import Cgroup, Cgroups
+    from guestd.process.reaper import Exit, Reaper
+    from guestd.process.spawn import Plan, Spawner
+    from guestd.process.tree import Ending, Member
+    from guestd.session.input import Input
+    from guestd.session.recording import Recording, Viewer
+    from guestd.wire.result import Result
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What every job of a session uses."""
+
+    spawner: Spawner
+    reaper: Reaper
+    cgroups: Cgroups | None
+    nursery: trio.Nursery
+    clock: Callable[[], tuple[float, float]]
+    #: Hears of every job that has ended.
+    ended: Callable[[Job], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Terms:
+    """How a job is to be ended and kept."""
+
+    timeout: float | None
+    grace: float
+    drain: float
+    retain: float
+    #: `tree`: everything goes with the first process. `leave`: nothing else is touched. None: `leave` at a normal end,
+    #: `tree` at a timeout or a kill.
+    scope: str | None
+    kill_on_disconnect: bool
+
+
+class Job:
+    """See the module."""
+
+    def __init__(self, job_id: str, kind: str, mark: str, terms: Terms, around: Surroundings) -> None:
+        self.id = job_id
+        self.kind = kind
+        self.mark = mark
+        self.terms = terms
+        self.about: Mapping[str, Any] = {}
+        self.recordings: list[Recording] = []
+        self.input: Input | None = None
+        self.attachments: set[Attachment] = set()
+        self.viewers: set[Viewer] = set()
+        self.pid: int | None = None
+        self.result: Result | None = None
+        #: The program runs, or is known not to.
+        self.settled_start = trio.Event()
+        self.ended = trio.Event()
+        self._around = around
+        self._cgroup: Cgroup | None = None
+        self._tree: Tree | None = None
+        self._started: tuple[float, float] | None = None
+        self._exit: Exit | None = None
+        self._ended_by: EndedBy | None = None
+        self._end_with: tuple[float, str] = (terms.grace, "tree")
+        self._ending: Ending | None = None
+        self._ending_runs = False
+        self._hurry = trio.Event()
+        self._owed: dict[int, int] = {}
+        self._draining = False
+        self._drained = False
+        self._memory_asked = False
+        self._out_of_memory = False
+        self._starting = trio.CancelScope()
+        self._timer = trio.CancelScope()
+        self._told_start: list[Callable[[], None]] = []
+        self._told_end: list[Callable[[], None]] = []
+
+    # ------------------------------------------------------------------------------------------------------- states
+
+    @property
+    def state(self) -> str:
+        if self.result is not None:
+            return "ended"
+        if self.pid is None:
+            return "starting"
+        return "ending" if self._ended_by is not None else "running"
+
+    @property
+    def started_at(self) -> float | None:
+        return self._started[0] if self._started else None
+
+    @property
+    def held_bytes(self) -> int:
+        return sum(recording.held_bytes for recording in self.recordings)
+
+    def when_started(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once the program runs or is known not to; now if that is known."""
+        if self.settled_start.is_set():
+            tell()
+        else:
+            self._told_start.append(tell)
+
+    def when_ended(self, tell: Callable[[], None]) -> None:
+        """Call `tell` once the result is there; now if it is."""
+        if self.result is not None:
+            tell()
+        else:
+            self._told_end.append(tell)
+
+    # ------------------------------------------------------------------------------------------------------ starting
+
+    async def run(self, plan: Callable[[Cgroup | None], Plan], child_fds: Callable[[], None]) -> None:
+        """Start it. `plan` says what, once its cgroup exists; `child_fds` closes this side's copies afterwards.
+
+        Comes back as soon as the program runs: what follows is told by facts.
+        """
+        around = self._around
+        self._started = around.clock()
+        try:
+            with self._starting:
+                self._cgroup = around.cgroups.create(self.mark) if around.cgroups else None
+                if self.terms.timeout is not None:
+                    self._starting.deadline = trio.current_time() + self.terms.timeout
+                self.pid = await around.spawner.start(plan(self._cgroup), self._on_exit)
+        except StartFailed as failure:
+            self._not_started(failure)
+            return
+        finally:
+            child_fds()
+        if self.pid is None:
+            self._not_started(self._why_cancelled())
+            return
+        self._tree = Tree(self.pid, self.mark, self._cgroup, around.reaper.expects)
+        for recording in self.recordings:
+            around.nursery.start_soon(recording.pump)
+        if self.input is not None:
+            around.nursery.start_soon(self.input.feed)
+        if self.terms.timeout is not None:
+            around.nursery.start_soon(self._watch_time)
+        self._tell_started()
+        if self._ended_by is not None:
+            # Asked for in the very moment of the start.
+            self._begin_ending(*self._end_with)
+        self._settle()
+
+    def refuse(self, failure: StartFailed) -> None:
+        """End a job that is not even tried: what was asked cannot be started, and that is its result."""
+        self._started = self._around.clock()
+        self._not_started(failure)
+
+    def _why_cancelled(self) -> StartFailed:
+        if self._ended_by is not None:
+            return StartFailed("could not start: it was killed before the program ran (killed)", stage="killed")
+        return StartFailed(
+            f"could not start: the program did not run within its timeout of {self.terms.timeout} s; its file or its"
+            " directory is on a file system that does not answer (exec, ETIMEDOUT)",
+            stage="exec", errno=errno.ETIMEDOUT,
+        )  # fmt: skip
+
+    def _not_started(self, failure: StartFailed) -> None:
+        for recording in self.recordings:
+            recording.hang_up()
+        self._tell_started()
+        self._publish(not_started(self._facts(), failure))
+
+    def _tell_started(self) -> None:
+        self.settled_start.set()
+        told, self._told_start = self._told_start, []
+        for tell in told:
+            tell()
+
+    # ------------------------------------------------------------------------------------------------------ attaching
+
+    def attach(self, start: Mapping[int, int], wake: Callable[[], None], *, holds: bool) -> Attachment:
+        """A new viewer, each of its cursors at the given offset."""
+        attachment = Attachment(self, start, wake, holds=holds)
+        self.attachments.add(attachment)
+        self.viewers.add(attachment)
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        self.attachments.discard(attachment)
+        self.viewers.discard(attachment)
+        if attachment.holds:
+            for recording in self.recordings:
+                recording.made_room()
+
+    # --------------------------------------------------------------------------------------------------------- ending
+
+    def signal(self, number: int, *, first_only: bool) -> int:
+        """Send a signal; returns how many processes got it."""
+        if self._tree is None:
+            return 0
+        return len(self._tree.signal(number, first_only=first_only))
+
+    def end(self, by: EndedBy, *, grace: float | None = None, scope: str | None = None) -> None:
+        """Begin to end it: SIGTERM, grace, SIGKILL. Asked again without grace, what is under way is shortened."""
+        if self.result is not None:
+            return
+        grace = self.terms.grace if grace is None else grace
+        if self._ended_by is not None:
+            if grace == 0:
+                self._hurry.set()
+            return
+        self._ended_by = by
+        self._end_with = (grace, scope or self.terms.scope or "tree")
+        if self.pid is None:
+            self._starting.cancel()
+        elif not self._ending_runs:
+            self._begin_ending(*self._end_with)
+
+    async def end_left(self, grace: float) -> Ending | None:
+        """End what a finished job left running."""
+        return None if self._tree is None else await self._tree.end(grace=grace)
+
+    def close(self) -> None:
+        """Forget it: nothing of it can be read any more."""
+        for recording in self.recordings:
+            recording.close()
+        if self.input is not None:
+            self.input.close()
+        self.remove_cgroup()
+
+    def remove_cgroup(self) -> bool:
+        """True when nothing of the job lives any more, as far as its cgroup knows."""
+        return self._cgroup is None or self._cgroup.remove()
+
+    def _begin_ending(self, grace: float, scope: str) -> None:
+        self._ending_runs = True
+        self._around.nursery.start_soon(self._end_processes, grace, scope == "leave")
+
+    async def _end_processes(self, grace: float, first_only: bool) -> None:  # noqa: FBT001  start_soon takes no keywords
+        assert self._tree is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._shorten_when_hurried, patience := trio.CancelScope())
+            with patience:
+                self._ending = await self._tree.end(grace=grace, first_only=first_only)
+            if self._ending is None:
+                self._ending = await self._tree.end(grace=0, first_only=first_only)
+            nursery.cancel_scope.cancel()
+        self._ending_runs = False
+        self._settle()
+
+    async def _shorten_when_hurried(self, patience: trio.CancelScope) -> None:
+        await self._hurry.wait()
+        patience.cancel()
+
+    async def _watch_time(self) -> None:
+        assert self.terms.timeout is not None
+        assert self._started is not None
+        with self._timer:
+            spent = self._around.clock()[1] - self._started[1]
+            await trio.sleep(max(0.0, self.terms.timeout - spent))
+            if self._exit is None:
+                self.end(EndedBy.TIMEOUT)
+
+    # ------------------------------------------------------------------------------------------------- facts of the end
+
+    def stream_changed(self) -> None:
+        """Bytes have come, or a stream has ended."""
+        if self._exit is not None:
+            self._settle()
+
+    def _on_exit(self, ended: Exit) -> None:
+        self._exit = ended
+        self._timer.cancel()
+        for recording in self.recordings:
+            recording.drain()
+            # What was written by now is owed to the readers, however slowly they take it.
+            self._owed[recording.stream] = recording.unread()
+        if self.settled_start.is_set():
+            self._settle()
+
+    def _settle(self) -> None:
+        """Write the result if every fact is in; otherwise see to the next one. Cheap, and harmless to call again."""
+        if self._exit is None or self.result is not None or self._ending_runs or not self.settled_start.is_set():
+            return
+        if self.terms.scope == "tree" and self._ending is None and self._survivors():
+            self._begin_ending(self.terms.grace, "tree")
+        elif not self._streams_are_done():
+            if not self._draining:
+                self._draining = True
+                self._around.nursery.start_soon(self._drain)
+        elif self._exit.victim is not None and self._ended_by is None and not self._memory_asked:
+            self._memory_asked = True
+            self._around.nursery.start_soon(self._ask_about_memory)
+        else:
+            self._publish(verdict(self._facts()))
+
+    def _streams_are_done(self) -> bool:
+        return all(
+            not recording.is_open or (self._drained and recording.end >= self._owed[recording.stream])
+            for recording in self.recordings
+        )
+
+    async def _drain(self) -> None:
+        await trio.sleep(self.terms.drain)
+        self._drained = True
+        self._settle()
+
+    async def _ask_about_memory(self) -> None:
+        assert self._exit is not None
+        assert self._exit.victim is not None
+        assert self._started is not None
+        in_group = self._cgroup is not None and self._cgroup.oom_kills() > 0
+        # The kernel's log can be long: read it beside the loop.
+        self._out_of_memory = in_group or await trio.to_thread.run_sync(
+            killed_for_memory, self._exit.victim, self._started[1],
+        )
+        self._settle()
+
+    def _survivors(self) -> list[Member]:
+        if self._tree is None or (self._cgroup is not None and self._cgroup.remove()):
+            return []
+        return self._tree.members()
+
+    def _facts(self) -> Facts:
+        assert self._started is not None
+        return Facts(
+            id=self.id, kind=self.kind, pid=self.pid, started=self._started, now=self._around.clock(),
+            exit=self._exit, ended_by=self._ended_by, ending=self._ending, out_of_memory=self._out_of_memory,
+            left=self._survivors() if self._exit is not None else [],
+            peak_memory=self._cgroup.peak_memory() if self._cgroup is not None else None,
+            streams={
+                recording.name: {"bytes": recording.end, "kept_from": recording.start}
+                for recording in self.recordings
+            },
+            held=[recording.name for recording in self.recordings if recording.is_open],
+            accepted_input=self.input.offset if self.input is not None else 0,
+        )  # fmt: skip
+
+    def _publish(self, result: Result) -> None:
+        self.result = result
+        for recording in self.recordings:
+            recording.stop_recording()
+        if self.input is not None:
+            self.input.close()
+        self.ended.set()
+        told, self._told_end = self._told_end, []
+        for tell in told:
+            tell()
+        for attachment in self.attachments:
+            attachment.news()
+        self._around.ended(self)

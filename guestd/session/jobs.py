@@ -1,0 +1,245 @@
+"""All jobs of the session, by id: starting each id once, keeping the ended ones for a while, within bounds.
+
+An id that a client chose makes starting safe to repeat: the same request under it is the same job, another one is a
+conflict. A kill that comes before its start is remembered, and wins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from guestd.errors import BadRequest, Conflict, LimitReached, NotFound, ShuttingDown
+from guestd.session.job import Surroundings
+from guestd.wire.result import EndedBy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from guestd.config import Settings
+    from guestd.process.cgroup import Cgroups
+    from guestd.process.reaper import Reaper
+    from guestd.process.spawn import Spawner
+    from guestd.session.command import Command, CommandRequest
+    from guestd.session.job import Job
+
+#: How long a kill is remembered that came before its start: longer than any sane network keeps a request back.
+REMEMBERED = 60.0
+ID_MAX = 128
+_ID_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_ID_REST = _ID_FIRST | {"_", "-"}
+ID_RULE = "a letter or digit, then up to 127 letters, digits, _ or -"
+class _Kept(NamedTuple):
+    """An ended job: until when, and how much of its output."""
+
+    until: float
+    size: int
+
+
+#: Two streams each.
+_TAPES_OF_A_COMMAND = 2
+
+
+class Jobs:
+    """See the module. Everything here happens between two checkpoints: no lock, no half-made entry."""
+
+    def __init__(self, settings: Settings, command: Command) -> None:
+        self._settings = settings
+        self._command = command
+        self._jobs: dict[str, Job] = {}
+        self._digests: dict[str, bytes] = {}
+        self._reserved: dict[str, int] = {}
+        self._ended: OrderedDict[str, _Kept] = OrderedDict()
+        # Sums of the two above: every end of a command asks for them.
+        self._reserved_bytes = 0
+        self._kept_bytes = 0
+        self._next_expiry = inf
+        self._killed_early: OrderedDict[str, float] = OrderedDict()
+        # Jobs that are forgotten and still left something running in their cgroup.
+        self._lingering: list[Job] = []
+        self._news = trio.Event()
+        self._stopping = False
+        self._around: Surroundings | None = None
+        self.started = 0
+
+    async def run(
+        self, *, spawner: Spawner, reaper: Reaper, cgroups: Cgroups | None, clock: Callable[[], tuple[float, float]],
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:  # fmt: skip
+        """The jobs' own nursery: nothing in it belongs to a connection. Forgets what has been kept long enough."""
+        async with trio.open_nursery() as nursery:
+            self._around = Surroundings(
+                spawner=spawner, reaper=reaper, cgroups=cgroups, nursery=nursery, clock=clock, ended=self._has_ended,
+            )
+            task_status.started()
+            while True:
+                await self._wait_for_expiry()
+                self._expire()
+
+    # ----------------------------------------------------------------------------------------------------- finding
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._jobs.values()))
+
+    def get(self, job_id: str) -> Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise NotFound(
+                f"there is no job {job_id!r}: it never was, or it ended and was forgotten (command.retain); "
+                "`guestctl ps` lists those that are kept",
+                id=job_id,
+            )
+        return job
+
+    def knows(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
+    @property
+    def running(self) -> int:
+        return len(self._jobs) - len(self._ended)
+
+    # ---------------------------------------------------------------------------------------------------- starting
+
+    def start_command(self, job_id: str | None, request: CommandRequest) -> tuple[Job, bool]:
+        """The job of that id, and whether it was made just now."""
+        digest = None
+        if job_id is None:
+            job_id = self._new_id()
+        else:
+            check_id(job_id)
+            digest = request.digest()
+            known = self._jobs.get(job_id)
+            if known is not None:
+                if self._digests.get(job_id) != digest:
+                    raise Conflict(
+                        f"job {job_id!r} exists and was asked for differently; choose another id, or send what was sent",
+                        id=job_id,
+                    )
+                return known, False
+        if self._stopping:
+            raise ShuttingDown("the session is stopping: nothing new is started")
+        self._admit(request.tape * _TAPES_OF_A_COMMAND)
+        assert self._around is not None
+        early = self._killed_early.pop(job_id, None)
+        self.started += 1
+        job = self._command.begin(job_id, os.urandom(8).hex(), request, self._around)
+        if early is not None and early > trio.current_time():
+            job.end(EndedBy.KILL, grace=0)
+        self._jobs[job_id] = job
+        if digest is not None:
+            self._digests[job_id] = digest
+        if job.result is not None:
+            self._has_ended(job)
+        else:
+            self._reserved[job_id] = request.tape * _TAPES_OF_A_COMMAND
+            self._reserved_bytes += self._reserved[job_id]
+        return job, True
+
+    def _new_id(self) -> str:
+        while (job_id := f"c-{os.urandom(5).hex()}") in self._jobs:
+            pass
+        return job_id
+
+    def _admit(self, tape_bytes: int) -> None:
+        limits = self._settings.limits
+        if self.running >= limits.jobs:
+            raise LimitReached(
+                f"{self.running} jobs are running and the limit is {limits.jobs}; end some, or raise limits.jobs",
+                limit=limits.jobs, setting="limits.jobs",
+            )  # fmt: skip
+        while self._reserved_bytes + self._kept_bytes + tape_bytes > limits.tapes:
+            if not self._forget_oldest():
+                raise LimitReached(
+                    f"the tapes of all jobs may take {limits.tapes} bytes and {self._reserved_bytes} are taken; ask for a"
+                    f" smaller `tape` than {tape_bytes // _TAPES_OF_A_COMMAND}, or raise limits.tapes",
+                    limit=limits.tapes, setting="limits.tapes",
+                )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------ killing
+
+    def remember_kill(self, job_id: str) -> float:
+        """Nobody has that id yet. If somebody starts it soon, the kill was first."""
+        check_id(job_id)
+        self._killed_early[job_id] = trio.current_time() + REMEMBERED
+        while len(self._killed_early) > self._settings.limits.remembered_kills:
+            self._killed_early.popitem(last=False)
+        return REMEMBERED
+
+    async def stop(self, grace: float) -> None:
+        """Refuse what is new, and end all that runs, everything at once, each within `grace`."""
+        self._stopping = True
+        for job in self:
+            job.end(EndedBy.STOP, grace=grace)
+        for job in self:
+            await job.ended.wait()
+
+    async def end_left(self) -> None:
+        """What finished commands left running on purpose ends with the session."""
+        async with trio.open_nursery() as nursery:
+            for job in [*self, *self._lingering]:
+                if job.result is not None and not job.remove_cgroup():
+                    nursery.start_soon(job.end_left, 0)
+
+    def close(self) -> None:
+        for job_id in list(self._jobs):
+            self._forget(job_id)
+
+    # ---------------------------------------------------------------------------------------------------- forgetting
+
+    def _has_ended(self, job: Job) -> None:
+        if self._jobs.get(job.id) is not job:
+            return  # refused before it was entered; `start_command` comes back to it
+        self._reserved_bytes -= self._reserved.pop(job.id, 0)
+        kept = _Kept(trio.current_time() + job.terms.retain, job.held_bytes)
+        self._ended[job.id] = kept
+        self._kept_bytes += kept.size
+        bounds = self._settings.command
+        while len(self._ended) > bounds.retain_count or self._kept_bytes > bounds.retain_bytes:
+            if not self._forget_oldest():
+                break
+        if kept.until < self._next_expiry:
+            self._news.set()
+
+    async def _wait_for_expiry(self) -> None:
+        self._news = trio.Event()
+        self._next_expiry = min((kept.until for kept in self._ended.values()), default=inf)
+        with trio.CancelScope(deadline=self._next_expiry):
+            await self._news.wait()
+
+    def _expire(self) -> None:
+        now = trio.current_time()
+        for job_id, kept in list(self._ended.items()):
+            if kept.until <= now:
+                if self._jobs[job_id].attachments:
+                    # Somebody is still reading: as long again.
+                    self._ended[job_id] = kept._replace(until=now + max(1.0, self._jobs[job_id].terms.retain))
+                else:
+                    self._forget(job_id)
+
+    def _forget_oldest(self) -> bool:
+        """Make room, with the one that ended first and that nobody is reading."""
+        for job_id in self._ended:
+            if not self._jobs[job_id].attachments:
+                self._forget(job_id)
+                return True
+        return False
+
+    def _forget(self, job_id: str) -> None:
+        job = self._jobs.pop(job_id)
+        kept = self._ended.pop(job_id, None)
+        if kept is not None:
+            self._kept_bytes -= kept.size
+        self._digests.pop(job_id, None)
+        self._reserved_bytes -= self._reserved.pop(job_id, 0)
+        job.close()
+        self._lingering = [each for each in [*self._lingering, job] if not each.remove_cgroup()]
+
+
+def check_id(job_id: str) -> None:
+    """An id names a job in paths, environment and headers, so it is of few characters."""
+    if not (0 < len(job_id) <= ID_MAX and job_id[0] in _ID_FIRST and _ID_REST.issuperset(job_id)):
+        raise BadRequest(f"{job_id[:200]!r} is no job id: {ID_RULE}", field="id", expected=ID_RULE)

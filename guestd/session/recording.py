@@ -1,0 +1,232 @@
+"""One output stream of a job: a descriptor read onto a tape, and the viewers that read from there.
+
+The pump reads straight into the tape's ring and tells the viewers; they pull at their own pace. Only viewers that *hold*
+slow the producer. The tape's memory is taken when the first byte comes: most commands that say nothing cost nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import termios
+from contextlib import suppress
+from typing import TYPE_CHECKING, Protocol
+
+import trio
+
+from guestd.session.memory import TapeMemory
+from guestd.tape import Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guestd.session.spool import Spool
+    from guestd.tape import Tape
+
+_NOTHING = memoryview(b"")
+#: Shared: for first reads, whose tape does not exist yet, and for what is read only to be thrown away.
+_DISCARD = memoryview(bytearray(64 * 1024))
+#: Bulk moves in fewer, larger reads; the kernel grants an unprivileged process less, which is fine.
+_PIPE_SIZE = 1024 * 1024
+
+
+class Viewer(Protocol):
+    """Whoever reads a recording: has a place in it, may hold it, wants to hear of news."""
+
+    @property
+    def holds(self) -> bool: ...
+    def position(self, stream: int) -> int: ...
+    def news(self) -> None: ...
+
+
+class Recording:
+    """See the module. `changed` is told when bytes have come or the end was reached."""
+
+    def __init__(
+        self, stream: int, name: str, fd: int, capacity: int, viewers: set[Viewer], changed: Callable[[], None],
+        spool: Spool | None = None,
+    ) -> None:  # fmt: skip
+        self.stream = stream
+        self.name = name
+        self.capacity = capacity
+        self.spool = spool
+        self._fd = fd
+        self._viewers = viewers
+        self._changed = changed
+        self._memory: TapeMemory | None = None
+        self._room = trio.Event()
+        self._recording = True
+        os.set_blocking(fd, False)
+        self.at_end = False
+
+    # ------------------------------------------------------------------------------------------------ what is kept
+
+    @property
+    def tape(self) -> Tape | None:
+        return None if self._memory is None else self._memory.tape
+
+    @property
+    def start(self) -> int:
+        """The oldest byte that can still be had."""
+        if self._memory is None:
+            return 0
+        return 0 if self.spool is not None else self._memory.tape.start
+
+    @property
+    def end(self) -> int:
+        return 0 if self._memory is None else self._memory.tape.end
+
+    @property
+    def is_open(self) -> bool:
+        """Somebody may still write to it."""
+        return not self.at_end
+
+    @property
+    def held_bytes(self) -> int:
+        """How much memory it takes."""
+        return min(self.end, self.capacity + self.capacity // 4)
+
+    def read(self, offset: int, most: int) -> Piece:
+        """What is there from `offset` on; a later offset in the piece means that the bytes between are gone."""
+        if self._memory is None:
+            return Piece(offset, _NOTHING)
+        tape = self._memory.tape
+        if self.spool is not None and offset < min(tape.start, self.spool.end):
+            return self.spool.read(offset, most)
+        return tape.read(offset, most)
+
+    # ------------------------------------------------------------------------------------------------------ reading
+
+    async def pump(self) -> None:
+        """Read until the end of the stream, or until `stop_recording`; then go on reading, and discard."""
+        try:
+            # More room only once the stream turns out to be bulk: a pipe of 1 MiB counts against its user's limit.
+            widened = False
+            while self._recording and not self.at_end:
+                size = self._read_once()
+                if size is None:
+                    await trio.lowlevel.wait_readable(self._fd)
+                elif size == 0:
+                    if not self.at_end:
+                        await self._wait_for_room()
+                else:
+                    if size >= 64 * 1024 and not widened:
+                        widened = True
+                        widen(self._fd)
+                    if self.spool is not None:
+                        await self.spool.take(self)
+                    self._tell()
+                    await trio.lowlevel.checkpoint()
+            while not self.at_end:
+                await trio.lowlevel.wait_readable(self._fd)
+                self._discard_once()
+                await trio.lowlevel.checkpoint()
+        except trio.ClosedResourceError:
+            # The end was found by `drain`, which has told everybody.
+            return
+
+    def drain(self) -> None:
+        """Take what is there now, without waiting: when the process has ended, mostly all there ever will be."""
+        while self._recording and not self.at_end and self.spool is None:
+            if not self._read_once():
+                break
+
+    def unread(self) -> int:
+        """The offset up to which bytes have been written by now, read or not."""
+        if self.at_end:
+            return self.end
+        count = bytearray(4)
+        fcntl.ioctl(self._fd, termios.FIONREAD, count)
+        return self.end + int.from_bytes(count, "little")
+
+    def stop_recording(self) -> None:
+        """The tape ends here. What still comes is read and thrown away, so that its writer does not die of SIGPIPE."""
+        if self._recording:
+            self._recording = False
+            self._close_tape()
+            self._room.set()
+            # The pump may be waiting for bytes, in the other loop.
+
+    def made_room(self) -> None:
+        """A holder has read on."""
+        self._room.set()
+
+    def hang_up(self) -> None:
+        """There is no program at the other end, and never was."""
+        self._end()
+        self._close_tape()
+
+    def close(self) -> None:
+        """Close the descriptor, whatever has not been read, and give the memory back."""
+        self._end()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+        if self.spool is not None:
+            self.spool.close()
+
+    def _read_once(self) -> int | None:
+        """Bytes read; 0 when there is no room or the end was reached; None when nothing is there."""
+        room = _DISCARD[: self.capacity] if self._memory is None else self._memory.tape.room(self._held_at())
+        if not room:
+            return 0
+        try:
+            size = os.readv(self._fd, [room])
+        except BlockingIOError:
+            return None
+        except OSError:
+            # EIO is how a terminal ends; nothing else can be said of a descriptor that cannot be read.
+            size = 0
+        if size == 0:
+            self._end()
+            self._close_tape()
+            self._tell()
+        elif self._memory is None:
+            self._memory = TapeMemory(self.capacity)
+            self._memory.tape.append(room[:size])
+        else:
+            self._memory.tape.advance(size)
+        return size
+
+    def _discard_once(self) -> None:
+        try:
+            size = os.readv(self._fd, [_DISCARD])
+        except BlockingIOError:
+            return
+        except OSError:
+            size = 0
+        if size == 0:
+            self._end()
+            self._changed()
+
+    def _held_at(self) -> int | None:
+        positions = [viewer.position(self.stream) for viewer in self._viewers if viewer.holds]
+        if self.spool is not None:
+            return self.spool.held_at(positions)
+        return min(positions, default=None)
+
+    async def _wait_for_room(self) -> None:
+        self._room = trio.Event()
+        await self._room.wait()
+
+    def _tell(self) -> None:
+        for viewer in self._viewers:
+            viewer.news()
+        self._changed()
+
+    def _end(self) -> None:
+        if not self.at_end:
+            self.at_end = True
+            self._room.set()
+            with suppress(RuntimeError):  # outside of Trio (a test, the very end) nobody waits
+                trio.lowlevel.notify_closing(self._fd)
+            os.close(self._fd)
+
+    def _close_tape(self) -> None:
+        if self._memory is not None:
+            self._memory.tape.close()
+
+
+def widen(fd: int) -> None:
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)

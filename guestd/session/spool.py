@@ -1,0 +1,62 @@
+"""A file behind a tape, for output of which nothing may be lost.
+
+While it has room, everything on the tape is in the file too, so nobody needs to hold the producer. When it is full (its
+limit, or the disk's), the tape goes on by itself, and the producer waits for whoever holds it: slower, but nothing is lost.
+With nobody there it waits until somebody is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import trio
+
+from guestd.tape import Piece
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from guestd.session.recording import Recording
+
+
+class Spool:
+    """One stream's file. It has no name: it is gone with the last process that holds it."""
+
+    def __init__(self, folder: str, limit: int) -> None:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._limit = limit
+        self.end = 0
+        self.full = False
+
+    async def take(self, recording: Recording) -> None:
+        """Write what the tape has and the file has not. In a thread: a disk may be slow."""
+        while not self.full and self.end < recording.end:
+            size = min(recording.end, self._limit) - self.end
+            if size == 0:
+                self.full = True
+                return
+            assert recording.tape is not None
+            piece = recording.tape.read(self.end, size)
+            try:
+                written = await trio.to_thread.run_sync(os.pwrite, self._fd, piece.data, self.end)
+            except OSError:
+                # No space left, or a disk that fails: what is in the file stays readable.
+                self.full = True
+                return
+            self.end += written
+
+    def read(self, offset: int, most: int) -> Piece:
+        """From the file. Written a moment ago by this process, so nearly always from memory."""
+        data = os.pread(self._fd, min(most, self.end - offset), offset)
+        return Piece(offset, memoryview(data))
+
+    def held_at(self, positions: Sequence[int]) -> int | None:
+        """Where the producer has to wait for its readers: nowhere while the file takes everything."""
+        if not self.full:
+            return None
+        return min(positions, default=self.end)
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -1,0 +1,102 @@
+"""From the facts of a job's end to its result. Nothing is decided elsewhere, and nothing is invented here."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from guestd.wire.result import EndedBy, Outcome, Result
+
+if TYPE_CHECKING:
+    from guestd.errors import StartFailed
+    from guestd.process.reaper import Exit
+    from guestd.process.tree import Ending, Member
+
+#: How many processes a result names; all are counted.
+_NAMED = 20
+
+
+@dataclass(slots=True, kw_only=True)
+class Facts:
+    """What is known when the last of it has come in."""
+
+    id: str
+    kind: str
+    pid: int | None
+    started: tuple[float, float]
+    now: tuple[float, float]
+    exit: Exit | None
+    ended_by: EndedBy | None
+    ending: Ending | None
+    out_of_memory: bool
+    left: list[Member]
+    peak_memory: int | None
+    streams: dict[str, dict[str, int]]
+    held: list[str]
+    accepted_input: int
+
+
+def verdict(facts: Facts) -> Result:
+    """The result of a job whose program ran."""
+    result = _common(facts)
+    ended = facts.exit
+    if ended is None:
+        result.message = "the exit status was lost"
+        return result
+    result.ended_at, result.ended_mono = ended.wall, ended.mono
+    if os.WIFEXITED(ended.status):
+        result.outcome = Outcome.EXITED
+        result.code = os.WEXITSTATUS(ended.status)
+    else:
+        result.outcome = Outcome.SIGNALED
+        result.signal = os.WTERMSIG(ended.status)
+    if facts.ended_by is EndedBy.TIMEOUT:
+        result.outcome = Outcome.TIMED_OUT
+    elif facts.out_of_memory and result.signal == signal.SIGKILL:
+        result.outcome = Outcome.OOM_KILLED
+    result.cpu_user, result.cpu_system = ended.usage.ru_utime, ended.usage.ru_stime
+    result.peak_memory = facts.peak_memory or _peak_of(ended.usage)
+    if facts.ending is not None:
+        result.killed = _listed(facts.ending.signalled)
+        result.unreached = _listed(facts.ending.unreached)
+    else:
+        result.left = _listed(facts.left)
+    return result
+
+
+def not_started(facts: Facts, failure: StartFailed) -> Result:
+    """The result of a job whose program never ran."""
+    result = _common(facts)
+    result.outcome = Outcome.NOT_STARTED
+    result.stage, result.errno, result.message = failure.stage, failure.errno, failure.message
+    result.ended_at, result.ended_mono = facts.now
+    result.held = []
+    return result
+
+
+def _common(facts: Facts) -> Result:
+    return Result(
+        facts.id, Outcome.UNKNOWN, facts.kind,
+        pid=facts.pid, ended_by=facts.ended_by, started_at=facts.started[0], started_mono=facts.started[1],
+        streams=facts.streams, held=facts.held, input={"bytes": facts.accepted_input},
+    )  # fmt: skip
+
+
+def _peak_of(usage: resource.struct_rusage) -> int | None:
+    """The largest process's peak, where it can be told.
+
+    The kernel starts the count with the memory of whoever called exec, here the supervisor: a peak
+    that is not above its own says nothing about the program.
+    """
+    floor = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return usage.ru_maxrss * 1024 if usage.ru_maxrss > floor else None
+
+
+def _listed(members: list[Member]) -> dict[str, Any]:
+    return {
+        "count": len(members),
+        "processes": [{"pid": member.pid, "name": member.name} for member in members[:_NAMED]],
+    }

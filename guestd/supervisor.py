@@ -1,0 +1,180 @@
+"""The supervisor: the tree of nurseries, when it is ready, and the order of its end.
+
+    reaper            until the very last process
+      jobs            outlive every connection
+        connections   outlive their listeners
+          listeners
+
+The end goes from the bottom up: no new connections; nothing new is started and what runs is ended; the connections hear
+the results and are told goodbye; then the rest. Each step is bounded by `stop.grace`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+import guestd
+from guestd.errors import GuestdError, ShuttingDown
+from guestd.process import cgroup
+from guestd.process.identity import own_identity
+from guestd.process.reaper import Reaper
+from guestd.process.spawn import Spawner, write_oom_score_adj
+from guestd.service.session import Session
+from guestd.session.command import Command
+from guestd.session.jobs import Jobs
+from guestd.transport.access import Access
+from guestd.transport.doors import Doors
+from guestd.transport.listeners import open_listeners, passed_listeners
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from guestd.config import Settings
+    from guestd.transport.listeners import Listener
+
+_log = logging.getLogger("guestd")
+#: After the grace, for what cannot be hurried: the kernel taking back memory, last frames to a peer.
+_LAST_STEPS = 5.0
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit status."""
+    logging.basicConfig(
+        stream=sys.stderr, level=settings.log.level.upper(), format="guestd: %(levelname)s: %(name)s: %(message)s",
+    )
+    _raise_fd_limit()
+    environ = dict(os.environ)
+    try:
+        access = Access(settings)
+        listeners = passed_listeners(environ) or open_listeners(settings, has_token=access.has_token)
+    except GuestdError as error:
+        sys.stderr.write(f"guestd: {error.message}\n")
+        return error.exit_status
+    try:
+        trio.run(_Supervisor(settings, access, listeners, environ).run, strict_exception_groups=True)
+    finally:
+        for listener in listeners:
+            listener.close()
+    return 0
+
+
+class _Supervisor:
+    def __init__(
+        self, settings: Settings, access: Access, listeners: list[Listener], environ: Mapping[str, str],
+    ) -> None:
+        self._settings = settings
+        self._access = access
+        self._listeners = listeners
+        self._environ = environ
+        self._stop_signals = 0
+
+    async def run(self) -> None:
+        settings = self._settings
+        reaper = Reaper(_clock)
+        cgroups = cgroup.find() if settings.command.cgroup == "auto" else None
+        own = own_identity()
+        spawner = Spawner(own, reaper)
+        _protect(settings.supervisor.oom_score_adj, spawner)
+        jobs = Jobs(settings, Command(settings, own, os.environb))
+        session = Session(
+            settings=settings, jobs=jobs, reaper=reaper, spawner=spawner, clock=_clock, has_cgroups=cgroups is not None,
+            listening=[listener.name for listener in self._listeners], started=_clock(),
+        )  # fmt: skip
+        try:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async with trio.open_nursery() as base:
+                    base.start_soon(reaper.run)
+                    async with trio.open_nursery() as outer:
+                        await outer.start(
+                            lambda task_status: jobs.run(
+                                spawner=spawner, reaper=reaper, cgroups=cgroups, clock=_clock, task_status=task_status,
+                            ),
+                        )
+                        await self._serve(session, signals)
+                        outer.cancel_scope.cancel()
+                    base.cancel_scope.cancel()
+        finally:
+            jobs.close()
+            spawner.close()
+            if cgroups is not None:
+                cgroups.close()
+            reaper.close()
+
+    async def _serve(self, session: Session, signals: trio.abc.ReceiveChannel[int] | object) -> None:
+        doors = Doors(session, self._access)
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                for listener in self._listeners:
+                    accepting.start_soon(doors.accept, listener, connections)
+                self._ready(session)
+                await _first(signals)
+                accepting.cancel_scope.cancel()
+            await self._stop(session, connections, signals)
+
+    def _ready(self, session: Session) -> None:
+        notify(self._environ, "READY=1")
+        sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
+        sys.stderr.flush()
+
+    async def _stop(self, session: Session, connections: trio.Nursery, signals: object) -> None:
+        grace = self._settings.stop.grace
+        _log.info("stopping: %d jobs run; grace %s s", session.jobs.running, grace)
+        notify(self._environ, "STOPPING=1")
+        with trio.move_on_after(grace + _LAST_STEPS):
+            async with trio.open_nursery() as hurry:
+                hurry.start_soon(self._hurry, session, signals)
+                await session.jobs.stop(grace)
+                hurry.cancel_scope.cancel()
+            await session.jobs.end_left()
+            async with trio.open_nursery() as farewells:
+                for connection in session.connections:
+                    farewells.start_soon(connection.goodbye, ShuttingDown("the session has stopped"))
+        connections.cancel_scope.cancel()
+
+    async def _hurry(self, session: Session, signals: object) -> None:
+        """A second signal shortens the end."""
+        await _first(signals)
+        _log.info("stopping at once")
+        await session.jobs.stop(0)
+
+
+async def _first(signals: object) -> None:
+    async for _ in signals:  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues]
+        return
+
+
+def _clock() -> tuple[float, float]:
+    return time.time(), time.monotonic()
+
+
+def _protect(oom_score_adj: int, spawner: Spawner) -> None:
+    """The supervisor is the last to be killed for memory, where it has the right to say so."""
+    with suppress(PermissionError, FileNotFoundError):
+        write_oom_score_adj("self", oom_score_adj)
+    spawner.refresh()
+
+
+def _raise_fd_limit() -> None:
+    """A job takes up to six descriptors; the usual soft limit of 1024 is there for programs that use select(2)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def notify(environ: Mapping[str, str], state: str) -> None:
+    """Tell the service manager, by systemd's protocol, where there is one."""
+    path = environ.get("NOTIFY_SOCKET")
+    if not path:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
+        sock.connect("\0" + path[1:] if path.startswith("@") else path)
+        sock.send(state.encode())
