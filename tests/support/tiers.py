@@ -182,10 +182,9 @@ def _summary(results: Sequence[Result]) -> None:
         counted += f", {count.failed} failed" if count.failed else ""
         counted += f", {count.skipped} skipped" if count.skipped else ""
         if result.outcome == "SKIPPED":
-            counted = "did not run"
-        print(
-            f"{result.tier:8}  {result.outcome:7}  {result.seconds:6.1f} s  {counted:32}  {result.why}".rstrip()
-        )
+            counted = "DID NOT RUN: see below"
+        why = result.why if result.outcome == "FAILED" else ""
+        print(f"{result.tier:8}  {result.outcome:7}  {result.seconds:6.1f} s  {counted:32}  {why}".rstrip())
     skipped = [result for result in results if result.outcome == "SKIPPED"]
     for result in skipped:
         print(f"\n!!! SKIPPED, NOT TESTED: the tier {result.tier}. {result.why}")
