@@ -86,6 +86,10 @@ class Connection:
             self.release(frame.channel)
         return size
 
+    def outstanding(self, channel: int) -> int:
+        """How many bytes guestd may still send on that channel."""
+        return self._windows[channel]._left - self._withheld
+
     def release(self, channel: int) -> None:
         """Send what credit is due to that channel, which must be the only one with output while some is
         withheld.
