@@ -30,7 +30,7 @@ RUN apt-get update \
  && python3 -m compileall -q -j 0 /usr/lib/python3* \
  && mkdir -p /mnt/workspace /etc/guestd
 COPY --from=build /opt/guestd /opt/guestd
-COPY systemd/guestd.service systemd/guestd.socket /usr/lib/systemd/system/
+COPY systemd/ /usr/lib/systemd/system/
 RUN ln -s /opt/guestd/bin/guestd /opt/guestd/bin/guestctl /usr/local/bin/
 # guestd ends in order on SIGTERM, and gives what it supervises 15 s of grace: stop with `docker stop -t 30`.
 STOPSIGNAL SIGTERM
