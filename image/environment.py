@@ -34,7 +34,8 @@ guestd is running, {where}.
 /mnt/workspace is its workspace: empty, in memory, gone when you leave. What to type, for instance:
     guestctl exec -- uname -a                  run a command; ends with the command's own status
     guestctl exec --id build --detach -- make  start one that outlives this terminal
-    guestctl ps                                what is running;  guestctl attach build   its output, from the start
+    guestctl attach build                      its output, from the start, then as it comes
+    guestctl ps                                what is running
     guestctl status                            the supervisor itself
 `exit` ends the environment and everything that runs in it. The supervisor's log: {log}"""
 
