@@ -14,6 +14,7 @@ mount table, one listing of /proc, which in the private namespace of the tests h
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_libc = ctypes.CDLL(None)
+
 KINDS = ("fd", "process", "mount", "thread")
 
 #: How long something that is provably ending may take. Reached only by a failure, or a machine at a standstill.
@@ -44,6 +47,7 @@ _ENDING = 5.0
 _LOOK_AGAIN = 0.001
 
 _PF_EXITING = 0x4
+_PR_SET_CHILD_SUBREAPER = 36
 _SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
 #: Trio keeps finished worker threads for ten seconds, under this name. A busy one is named for its work.
 _IDLE_TRIO_WORKER = re.compile(r"Trio thread \d+")
@@ -257,6 +261,9 @@ def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         )
     before = Snapshot.take()
     yield
+    # A supervisor makes its process the heir of all orphans, and it is so for good. The next test's go to PID 1, who
+    # reaps them; here each would be a zombie.
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
     left = before.leaks()
     told = [f"leaked {kind}: {text}" for kind, texts in left.items() if kind not in allowed for text in texts]
     if told:

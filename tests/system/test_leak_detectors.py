@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 LEAKING = """
 from __future__ import annotations
-import logging, os, socket, subprocess, threading
+import ctypes, logging, os, signal, socket, subprocess, threading
 import pytest, trio
 
 kept = []
@@ -78,6 +78,13 @@ def test_allowed():
 def test_announced():
     logging.getLogger("guestd").error("announced in the log")
 
+def test_heir_of_orphans():
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+def test_orphan_after_an_heir():
+    orphan = int(subprocess.check_output(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!"]))
+    os.kill(orphan, signal.SIGKILL)
+
 async def test_clean(tmp_path):
     left, right = socket.socketpair()
     with left, right:
@@ -109,7 +116,7 @@ TOLD = {
     "test_fixture": r"leaked fd: \d+ → /dev/null",
 }
 SUMMARY = re.compile(r"(?P<outcome>ERROR|FAILED|PASSED) \S+::(?P<name>\w+)")
-CLEAN = {"test_allowed", "test_announced", "test_clean"}
+CLEAN = {"test_allowed", "test_announced", "test_clean", "test_heir_of_orphans", "test_orphan_after_an_heir"}
 
 
 @pytest.fixture
