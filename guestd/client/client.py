@@ -1,0 +1,236 @@
+"""`connect` and the typed operations. What a user of the library holds in hand; channels stay hidden."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import trio
+
+from guestd import __version__
+from guestd.client.connection import DEFAULT_WINDOW, Connection, identity
+from guestd.client.inbox import Inbox
+from guestd.client.jobs import Completed, Job, collect, exec_fields
+from guestd.client.link import StreamLink
+from guestd.client.transport import dial
+from guestd.errors import ConnectionLost, Unavailable
+from guestd.wire.address import Address, parse_address
+from guestd.wire.frames import FRAME_LIMIT
+from guestd.wire.hello import Hello
+from guestd.wire.result import Result
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+    from typing import Unpack
+
+    from guestd.client.channel import Channel
+    from guestd.client.inbox import Start
+    from guestd.client.jobs import ExecOptions, Scope
+    from guestd.client.link import Link
+
+AGENT = f"guestd-client {__version__}"
+#: What `run` keeps of each stream.
+CAPTURE_LIMIT = 16 * 1024 * 1024
+
+
+class Client:
+    """One connection to one guest. Any number of tasks may use it at once."""
+
+    def __init__(self, connection: Connection, hello: Hello) -> None:
+        self._connection = connection
+        #: What the guest said of itself.
+        self.hello = hello
+
+    @property
+    def guest(self) -> dict[str, Any]:
+        """Which guest this is: `boot_id`, `session_id`, `generation`."""
+        return identity(self.hello)
+
+    async def exec(self, argv: Sequence[str | bytes] | None = None, **options: Unpack[ExecOptions]) -> Job:
+        """Start a command: `argv`, or `shell="a line for the shell"`. With an `id` of your own, asking again is safe.
+
+        The result may be that it could not start; that is a result, not an error.
+        """
+        return await self.open_job(exec_fields(argv, options))
+
+    async def start(self, argv: Sequence[str | bytes] | None = None, **options: Unpack[ExecOptions]) -> str:
+        """Start a command and leave it to itself. Returns its id."""
+        found = await self._ask({**exec_fields(argv, options), "detach": True})
+        return str(found.get("id"))
+
+    async def attach(
+        self,
+        id: str,
+        *,
+        start: Mapping[str, int] | Start = "start",
+        input: bool = False,
+        hold: bool = False,
+    ) -> Job:
+        """Come back to a job: all that is kept of its output, what comes from now on (`end`), or from exact offsets."""
+        return await self.open_job({"op": "attach", "id": id, "input": input, "hold": hold}, start)
+
+    async def run(
+        self,
+        argv: Sequence[str | bytes] | None = None,
+        *,
+        input: bytes | None = None,
+        capture: int = CAPTURE_LIMIT,
+        **options: Unpack[ExecOptions],
+    ) -> Completed:
+        """Run a command to its end and return what it printed, `capture` bytes of each stream at most."""
+        if input is None:
+            return await collect(await self.exec(argv, **options), capture)
+        options["stdin"] = "stream"
+        job = await self.exec(argv, **options)
+        async with background() as tasks:
+            tasks.start_soon(_feed, job, input)
+            return await collect(job, capture)
+
+    async def wait(self, id: str, timeout: float | None = None) -> Result:
+        """Wait for the end of a job, without its output."""
+        return Result.from_map(await self._ask({"op": "wait", "id": id, **_given(timeout=timeout)}))
+
+    async def kill(
+        self,
+        id: str,
+        *,
+        signal: str | int | None = None,
+        grace: float | None = None,
+        scope: Scope | None = None,
+    ) -> dict[str, Any]:
+        """End a job, politely and then not, and wait for it; with `signal`, send that and nothing else."""
+        return await self._ask({"op": "kill", "id": id, **_given(signal=signal, grace=grace, scope=scope)})
+
+    async def ps(self) -> list[dict[str, Any]]:
+        """Every job the guest knows, ended ones as long as they are kept."""
+        found = await self._ask({"op": "ps"})
+        return list(found.get("jobs", ()))
+
+    async def status(self) -> dict[str, Any]:
+        """The state of the guest."""
+        return await self._ask({"op": "status"})
+
+    async def open_job(self, fields: Mapping[str, Any], start: Mapping[str, int] | Start = "start") -> Job:
+        """Open a channel that carries a job. `start` says from where its output is wanted."""
+        inbox = Inbox(start)
+        if start != "start":
+            fields = {**fields, "from": start if isinstance(start, str) else dict(start)}
+        channel = self._connection.open(fields, inbox)
+        return Job(channel, await _or_reset(channel, channel.wait_accepted))
+
+    async def _ask(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        channel = self._connection.open(fields)
+        return await _or_reset(channel, channel.wait_final)
+
+
+async def _or_reset(channel: Channel, answer: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    try:
+        return await answer()
+    except trio.Cancelled:
+        channel.reset(ConnectionLost("the request was given up on this side"))
+        raise
+
+
+async def _feed(job: Job, data: bytes) -> None:
+    try:
+        await job.send(data)
+        await job.close_stdin()
+    except (trio.BrokenResourceError, ConnectionLost):
+        pass  # it ended without reading everything, which is its right; a lost connection is reported by the reader
+
+
+def _given(**fields: object) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@asynccontextmanager
+async def background() -> AsyncGenerator[trio.Nursery]:
+    """A nursery whose tasks end with the block, and that hands on the block's own exception as it is.
+
+    A plain nursery wraps it into a group, and `except NotFound` around a `with connect(...)` would never match.
+    """
+    caught: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            yield nursery
+        except BaseException as error:  # noqa: BLE001 - raised again below, outside of the nursery
+            caught = error
+        nursery.cancel_scope.cancel()
+    if caught is not None:
+        raise caught
+
+
+@asynccontextmanager
+async def connect(
+    address: str | Address,
+    token: str | None = None,
+    *,
+    timeout: float = 30.0,
+    window: int = DEFAULT_WINDOW,
+    heartbeat: float = 30.0,
+) -> AsyncGenerator[Client]:
+    """A connection to a guest for the length of a block; its errors come out of the block as they are.
+
+    `timeout` bounds connecting and the handshake. `heartbeat` is how long a silent guest is left unasked whether it is
+    still there; `math.inf` never asks.
+    """
+    target = parse_address(address) if isinstance(address, str) else address
+    settings = _Settings(token, timeout, window, heartbeat)
+    async with _connected(partial(dial, target), str(target), settings) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over(
+    stream: trio.abc.Stream,
+    token: str | None = None,
+    *,
+    peer: str = "the other end of the stream",
+    timeout: float = 30.0,
+    window: int = DEFAULT_WINDOW,
+    heartbeat: float = 30.0,
+) -> AsyncGenerator[Client]:
+    """Be a client over a stream that is connected already, by whatever means."""
+
+    async def carry(_: trio.Nursery) -> Link:
+        return StreamLink(stream)
+
+    async with _connected(carry, peer, _Settings(token, timeout, window, heartbeat)) as client:
+        yield client
+
+
+class _Settings(NamedTuple):
+    token: str | None
+    timeout: float
+    window: int
+    heartbeat: float
+
+
+@asynccontextmanager
+async def _connected(
+    opener: Callable[[trio.Nursery], Awaitable[Link]],
+    peer: str,
+    settings: _Settings,
+) -> AsyncGenerator[Client]:
+    async with background() as tasks:
+        connection: Connection | None = None
+        client: Client | None = None
+        try:
+            with trio.move_on_after(settings.timeout):
+                link = await opener(tasks)
+                connection = Connection(link, peer, window=settings.window, heartbeat=settings.heartbeat)
+                hello = Hello(agent=AGENT, frame=FRAME_LIMIT, window=settings.window, token=settings.token)
+                client = Client(connection, await connection.start(tasks, hello))
+            if client is None:
+                stage = (
+                    "took the connection and said nothing" if connection else "did not take the connection"
+                )
+                raise Unavailable(
+                    f"cannot reach {peer}: it {stage} within {settings.timeout:g} s; is it guestd, and does it run?",
+                    address=peer,
+                )
+            yield client
+        finally:
+            if connection is not None:
+                await connection.aclose()
