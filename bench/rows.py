@@ -7,7 +7,7 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import exec_rows, serve_rows
+from bench import client_rows, exec_rows, serve_rows
 from bench.measure import SubjectFailed
 from bench.report import Budget, Line
 
@@ -44,6 +44,7 @@ ROWS = (
         Budget("ratio at most", 1.6, beat_peers=True),
         exec_rows.rtt,
     ),
+    Row("exec.rtt_client", "the same with the Python library; p50", "ms", None, client_rows.rtt_client),
     Row(
         "exec.rtt_user",
         "the same as another user, elsewhere, with a umask; p50",

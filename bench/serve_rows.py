@@ -96,6 +96,9 @@ def _census(pid: int, status: dict[str, Any]) -> dict[str, int]:
         "threads": threads(pid),
         "children": children(pid),
     }
-    # What the supervisor counts itself, where it says so.
-    counted.update({what: status[what] for what in ("tasks", "jobs") if isinstance(status.get(what), int)})
+    # What only the supervisor can count.
+    jobs: dict[str, int] = status["jobs"]
+    counted |= {f"{state} jobs": jobs[state] for state in ("running", "kept")}
+    if "tasks" in status:
+        counted["tasks"] = status["tasks"]
     return counted

@@ -15,7 +15,16 @@ from bench.report import Budget, Line, Measured, table
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"name", "value", "unit", "floor", "ratio", "budget", "ok", "peers"}
-ROWS = ["exec.rtt", "exec.rtt_user", "exec.rtt_loaded", "exec.bulk", "boot.ready", "mem.idle", "soak"]
+ROWS = [
+    "exec.rtt",
+    "exec.rtt_client",
+    "exec.rtt_user",
+    "exec.rtt_loaded",
+    "exec.bulk",
+    "boot.ready",
+    "mem.idle",
+    "soak",
+]
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
