@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from guestd._config_kinds import Invalid, Kind, Text, Wrong, as_list, nearest, shown, toml_value
-from guestd._config_units import parse_size
+from guestd._config_units import DIGITS_MAX, parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,23 +48,36 @@ class Location(Kind):
     """An address to listen on, parsed."""
 
     def describe(self) -> str:
-        return "an address"
+        return "unix:PATH, vsock:CID:PORT (CID may be any) or tcp:HOST:PORT"
 
     def read(self, given: object) -> Value:
         # Late: most configurations name no address, and `guestd init` then needs no part of the protocol.
         from guestd.errors import BadRequest
-        from guestd.wire.address import FORMS, parse_address
+        from guestd.wire.address import parse_address
 
         if not isinstance(given, str):
-            raise Invalid(Wrong(f"is {shown(given)}", f"expected {FORMS}"))
+            raise self.invalid(given)
         try:
-            return parse_address(given)
+            address = parse_address(given)
         except BadRequest as error:
             what, _, _ = error.message.partition("; ")
-            raise Invalid(Wrong(f"cannot be used: {what}", f"expected {FORMS}")) from None
+            raise Invalid(Wrong(f"cannot be used: {what}", f"expected {self.describe()}")) from None
+        if address.scheme not in {"unix", "vsock", "tcp"}:
+            what = f"is {shown(given)}, which is where a client connects; WebSocket clients come to the same sockets"
+            raise Invalid(Wrong(what, f"expected {self.describe()}"))
+        return address
 
     def show(self, value: Value) -> str:
         return str(value)
+
+
+class User(Text):
+    def describe(self) -> str:
+        return "the name or number of a user"
+
+    def accepts(self, text: str) -> bool:
+        # The last number is how the kernel writes "no change".
+        return not text.isdecimal() or (len(text) <= DIGITS_MAX and int(text) < 2**32 - 1)
 
 
 class VariableName(Text):

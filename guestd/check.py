@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from guestd._config_kinds import TableOf, as_list, as_table
 from guestd.config import Problem, Settings, environment_name, keys_of
+from guestd.errors import ConfigError, StartFailed
+from guestd.process.identity import Users
+from guestd.transport.access import read_token
 from guestd.wire.address import Address
 
 if TYPE_CHECKING:
@@ -128,9 +131,7 @@ def _world(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tuple[
             fix = f"make it writable for uid {os.geteuid()}, or choose another with {environment_name(key)}"
             yield wrong(key, f"is {path}: {reason}", fix)
     for address in settings.listen:
-        if address.scheme in {"unix", "ws+unix"} and (
-            reason := _cannot_fill(os.path.dirname(address.path) or ".")
-        ):
+        if address.scheme == "unix" and (reason := _cannot_fill(os.path.dirname(address.path) or ".")):
             yield wrong("listen", f"has {address}: {reason}", "choose a directory guestd can write to")
         elif address.scheme == "vsock" and not os.path.exists("/dev/vsock"):
             yield wrong("listen", f"has {address}: there is no /dev/vsock", "give the machine a vsock device")
@@ -139,17 +140,20 @@ def _world(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tuple[
     if not os.path.isdir(settings.workspace):
         what = f"is {settings.workspace}, which is no directory here now"
         yield note("workspace", what, "commands will start in their user's home until it is there")
-    if settings.user:
-        uid = _uid_of(settings.user)
-        if uid is None:
-            yield wrong("user", f'is "{settings.user}": there is no such user', "create it in the image")
-        elif os.geteuid() not in {0, uid}:
-            yield wrong(
-                "user", f'is "{settings.user}"', "start guestd as root, which alone can become others"
-            )
+    users = Users()
+    own = users.own_identity()
+    try:
+        identity = users.resolve(users.default_user(settings.user), None, None, own)
+    except StartFailed:
+        what = f'is "{settings.user}": there is no such user in /etc/passwd'
+        yield wrong("user", what, "create it in the image, or name another")
+    else:
+        if own.uid not in {0, identity.uid}:
+            what = f'is "{settings.user}", which uid {own.uid} cannot become'
+            yield wrong("user", what, "start guestd as root, or leave the setting empty")
     if settings.shell and not (os.path.isfile(settings.shell) and os.access(settings.shell, os.X_OK)):
         yield wrong(
-            "shell", f"is {settings.shell}, which cannot be executed", "expected a shell such as /bin/sh"
+            "shell", f"is {settings.shell}: it cannot be executed", "expected a shell, such as /bin/sh"
         )
 
 
@@ -167,33 +171,18 @@ def _token_trouble(path: str) -> tuple[str, str] | None:
     """What is wrong with the token's file, and what to do. The token itself is never shown."""
     fix = f"put a long random text there: head -c 32 /dev/urandom | base64 > {path}; chmod 600 {path}"
     try:
-        # Not blocking: somebody may have put a FIFO there.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        mode = os.stat(path).st_mode
     except OSError as error:
         return f"it cannot be read: {error.strerror}", fix
+    if not stat.S_ISREG(mode):
+        return "it is not a file", fix
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        return f"others can get at it, its mode is {stat.S_IMODE(mode):04o}", f"chmod 600 {path}"
     try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return "it is not a file", fix
-        if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            return (
-                f"others can get at it, its mode is {stat.S_IMODE(status.st_mode):04o}",
-                f"chmod 600 {path}",
-            )
-        return None if os.read(fd, 4096).strip() else ("it is empty", fix)
-    finally:
-        os.close(fd)
-
-
-def _uid_of(user: str) -> int | None:
-    import pwd
-
-    if user.isascii() and user.isdecimal():
-        return int(user)
-    try:
-        return pwd.getpwnam(user).pw_uid
-    except KeyError:
-        return None
+        read_token(path)
+    except ConfigError as error:
+        return error.message.partition(": ")[2], fix
+    return None
 
 
 def _origin(origin: Origin) -> dict[str, object]:

@@ -41,6 +41,7 @@ from guestd._config_system import (
     Location,
     Rlimit,
     RlimitName,
+    User,
     VariableName,
 )
 from guestd._config_units import parse_duration, parse_size
@@ -66,6 +67,7 @@ __all__ = [
     "Settings",
     "capability_numbers",
     "environment_name",
+    "is_loopback",
     "keys_of",
     "resolve",
 ]
@@ -78,10 +80,6 @@ DEFAULT_FILE = "/etc/guestd/guestd.toml"
 
 def _key(help_: str, kind: Kind, default: object, empty: str = "") -> Value:
     return Key(kind, default, help_, empty)
-
-
-def _text(help_: str, empty: str) -> Value:
-    return Key(Text(), "", help_, empty)
 
 
 def _path(help_: str, default: str = "", empty: str = "") -> Value:
@@ -226,7 +224,9 @@ class Settings(Section):
     )
     runtime_dir: str = _path("Where guestd keeps its socket and its state.", "/run/guestd")
     workspace: str = _path("Where the work is; commands start there when it exists.", "/mnt/workspace")
-    user: str = _text("Whom commands run as, by name or number.", "agent if it exists, else guestd's own")
+    user: str = _key(
+        "Whom commands run as, by name or number.", User(), "", "agent if it exists, else guestd's own"
+    )
     shell: str = _path("What runs shell strings and shells.", "", "/bin/bash if it exists, else /bin/sh")
     env: Mapping[str, str] = _key(
         "Environment of the session: above guestd's own, below a request's.",
@@ -331,7 +331,7 @@ def _together(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tup
             yield "limits.tapes", f"is {tapes} bytes", f"expected at least twice command.tape, {2 * tape}"
     if not settings.token_file:
         for address in settings.listen:
-            if address.scheme in {"tcp", "ws", "wss"} and not _is_loopback(address.host):
+            if address.scheme == "tcp" and not is_loopback(address.host):
                 yield (
                     "listen",
                     f"has {address}, which others than this machine can reach",
@@ -339,5 +339,6 @@ def _together(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tup
                 )
 
 
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can mean that. A name that merely begins with 127. may be anybody's."""
+    return host in {"localhost", "::1"} or (host.startswith("127.") and host.replace(".", "").isdecimal())
