@@ -5,8 +5,8 @@
         connections   outlive their listeners
           listeners
 
-The end goes from the bottom up: no new connections; nothing new is started and what runs is ended; the connections hear
-the results and are told goodbye; then the rest. Each step is bounded by `stop.grace`.
+The end goes from the bottom up: no new connections; nothing new is started and what runs is ended; the
+connections hear the results and are told goodbye; then the rest. Each step is bounded by `stop.grace`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ import trio
 import guestd
 from guestd.errors import GuestdError, ShuttingDown
 from guestd.process import cgroup
-from guestd.process.identity import own_identity
+from guestd.process.identity import Users
 from guestd.process.reaper import Reaper
 from guestd.process.spawn import Spawner, write_oom_score_adj
-from guestd.service.session import Session
+from guestd.service.session import Session, read_boot_id
 from guestd.session.command import Command
 from guestd.session.jobs import Jobs
 from guestd.transport.access import Access
@@ -50,7 +50,9 @@ _LAST_STEPS = 5.0
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
     logging.basicConfig(
-        stream=sys.stderr, level=settings.log.level.upper(), format="guestd: %(levelname)s: %(name)s: %(message)s",
+        stream=sys.stderr,
+        level=settings.log.level.upper(),
+        format="guestd: %(levelname)s: %(name)s: %(message)s",
     )
     _raise_fd_limit()
     environ = dict(os.environ)
@@ -70,7 +72,11 @@ def serve(settings: Settings) -> int:
 
 class _Supervisor:
     def __init__(
-        self, settings: Settings, access: Access, listeners: list[Listener], environ: Mapping[str, str],
+        self,
+        settings: Settings,
+        access: Access,
+        listeners: list[Listener],
+        environ: Mapping[str, str],
     ) -> None:
         self._settings = settings
         self._access = access
@@ -82,12 +88,21 @@ class _Supervisor:
         settings = self._settings
         reaper = Reaper(_clock)
         cgroups = cgroup.find() if settings.command.cgroup == "auto" else None
-        own = own_identity()
+        users = Users()
+        own = users.own_identity()
         spawner = Spawner(own, reaper)
         _protect(settings.supervisor.oom_score_adj, spawner)
-        jobs = Jobs(settings, Command(settings, own, os.environb))
+        jobs = Jobs(
+            settings,
+            Command(settings, users, own, os.environb),
+            spawner=spawner,
+            reaper=reaper,
+            cgroups=cgroups,
+            clock=_clock,
+        )
         session = Session(
             settings=settings, jobs=jobs, reaper=reaper, spawner=spawner, clock=_clock, has_cgroups=cgroups is not None,
+            boot_id=read_boot_id(),
             listening=[listener.name for listener in self._listeners], started=_clock(),
         )  # fmt: skip
         try:
@@ -95,11 +110,7 @@ class _Supervisor:
                 async with trio.open_nursery() as base:
                     base.start_soon(reaper.run)
                     async with trio.open_nursery() as outer:
-                        await outer.start(
-                            lambda task_status: jobs.run(
-                                spawner=spawner, reaper=reaper, cgroups=cgroups, clock=_clock, task_status=task_status,
-                            ),
-                        )
+                        await outer.start(jobs.run)
                         await self._serve(session, signals)
                         outer.cancel_scope.cancel()
                     base.cancel_scope.cancel()
@@ -165,7 +176,9 @@ def _protect(oom_score_adj: int, spawner: Spawner) -> None:
 
 
 def _raise_fd_limit() -> None:
-    """A job takes up to six descriptors; the usual soft limit of 1024 is there for programs that use select(2)."""
+    """A job takes up to six descriptors; the usual soft limit of 1024 is there for programs that use
+    select(2).
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

@@ -58,7 +58,7 @@ class Tape:
         if magic != _MAGIC or len(memory) != memory_size(capacity):
             raise ValueError("the memory does not hold a tape")
         tape = cls.__new__(cls)
-        tape._map(memory, capacity, end)
+        tape._map(memory, capacity, end)  # noqa: SLF001  an alternative constructor
         return tape
 
     def _map(self, memory: memoryview, capacity: int, end: int) -> None:
@@ -83,7 +83,7 @@ class Tape:
         self._header[_CLOSED] = 1
 
     def room(self, held_at: int | None = None) -> memoryview:
-        """Where the next bytes go, contiguous. Empty when the holder, who has read up to `held_at`, is to read first."""
+        """Where the next bytes go, contiguous. Empty when the holder, who is at `held_at`, is to read first."""
         at = self.end % self._size
         size = min(self._size - at, self._size - self.capacity)
         if held_at is not None:

@@ -1,7 +1,12 @@
 """Control groups, version 2: one for each job where that is possible, so that no process of a tree gets away.
 
-Nothing here is required. Where there is no cgroup2, or no right to make groups in it, `find` returns None and trees
-are found through /proc instead.
+Nothing here is required. Where there is no cgroup2, or no right to make groups in it, `find` returns None and
+trees are found through /proc instead.
+
+Moving a process into a group makes the kernel wait for every fork and exec of the machine to pass a gate, and
+them for it: one to two milliseconds for everybody. So jobs are born into their group where the launcher
+clones them (CLONE_INTO_CGROUP takes no gate), and moved into it, from a thread, only once they have lived a
+while.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-_FOLDER = "guestd.jobs"
+_PREFIX = "guestd."
 #: Accounting wants the first; the others are for limits that a job may get.
 _CONTROLLERS = ("memory", "pids", "cpu")
 
@@ -25,9 +30,9 @@ class Cgroup:
     def add(self, pid: int) -> None:
         _write(f"{self.path}/cgroup.procs", str(pid))
 
-    def open_procs(self) -> int:
-        """A descriptor through which a process joins by writing 0."""
-        return os.open(f"{self.path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    def open(self) -> int:
+        """A descriptor to be born into."""
+        return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def pids(self) -> list[int]:
         """Every living process of the group and of groups made within it."""
@@ -84,13 +89,15 @@ class Cgroup:
 
 
 class Cgroups:
-    """Where this supervisor makes groups."""
+    """Where this supervisor makes groups: a folder of its own, since others may share the group that it lives
+    in.
+    """
 
     def __init__(self, root: str) -> None:
         self.root = root
 
     def create(self, key: str) -> Cgroup | None:
-        """A new group; None when the kernel refuses one (a limit on their number)."""
+        """A new group; None when the kernel refuses one (a limit on their number, a tree made read-only)."""
         path = f"{self.root}/{key}"
         try:
             os.mkdir(path)
@@ -100,10 +107,7 @@ class Cgroups:
 
     def close(self) -> None:
         """Remove what is empty."""
-        for entry in _subfolders(self.root):
-            Cgroup(entry).remove()
-        with suppress(OSError):
-            os.rmdir(self.root)
+        _remove_empty(self.root)
 
 
 def find() -> Cgroups | None:
@@ -111,24 +115,42 @@ def find() -> Cgroups | None:
     mount = _cgroup2_mount()
     if mount is None:
         return None
-    root = f"{mount}{_own_group()}".rstrip("/")
-    if not os.path.isdir(root):
+    parent = f"{mount}{_own_group()}".rstrip("/")
+    if not os.path.isdir(parent):
         return None
-    _enable_controllers(root)
-    cgroups = Cgroups(f"{root}/{_FOLDER}")
+    _clear_dead(parent)
+    _enable_controllers(parent)
+    cgroups = Cgroups(f"{parent}/{_PREFIX}{os.getpid()}.{_started(os.getpid())}")
     try:
-        os.makedirs(cgroups.root, exist_ok=True)
+        os.mkdir(cgroups.root)
     except OSError:
         return None
     _enable_controllers(cgroups.root)
-    # What a supervisor that was killed left behind.
-    for entry in _subfolders(cgroups.root):
-        Cgroup(entry).remove()
-    probe = cgroups.create(f"probe-{os.getpid()}")
-    if probe is None:
-        return None
-    probe.remove()
     return cgroups
+
+
+def _clear_dead(parent: str) -> None:
+    """What supervisors left behind that were killed."""
+    for folder in _subfolders(parent):
+        owner = os.path.basename(folder).removeprefix(_PREFIX).split(".")
+        if os.path.basename(folder).startswith(_PREFIX) and [_started(owner[0])] != owner[1:]:
+            _remove_empty(folder)
+
+
+def _remove_empty(folder: str) -> None:
+    for entry in _subfolders(folder):
+        Cgroup(entry).remove()
+    with suppress(OSError):
+        os.rmdir(folder)
+
+
+def _started(pid: int | str) -> str | None:
+    """When a process started, as the kernel counts; None when it is no more."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except OSError:
+        return None
 
 
 def _enable_controllers(folder: str) -> None:

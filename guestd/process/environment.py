@@ -1,4 +1,6 @@
-"""The environment of a job: the container's, then the user's own facts, then the session's, then the request's."""
+"""The environment of a job: the container's, then the user's own facts, then the session's, then the
+request's.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def container_environment(own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
     """The environment guestd was started with, less what was meant for guestd itself."""
     private = {name.encode() for name in _PRIVATE}
     prefixes = tuple(prefix.encode() for prefix in _PRIVATE_PREFIXES)
-    return {name: value for name, value in own.items() if name not in private and not name.startswith(prefixes)}
+    return {
+        name: value for name, value in own.items() if name not in private and not name.startswith(prefixes)
+    }
 
 
 def job_environment(

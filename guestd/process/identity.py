@@ -1,18 +1,27 @@
-"""Who a process runs as: names and numbers resolved, with the groups that go with them."""
+"""Who a process runs as: names and numbers resolved, with the groups that go with them.
+
+Users are those of /etc/passwd and /etc/group, as for `docker run --user`. The name service is not asked: its
+modules may wait for a network, and where systemd is installed a name that does not exist costs sixty system
+calls.
+"""
 
 from __future__ import annotations
 
 import errno
-import grp
 import os
-import pwd
-from typing import NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from guestd.errors import StartFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 FALLBACK_SHELL = "/bin/sh"
 DEFAULT_SHELL = "/bin/bash"
 AGENT = "agent"
+#: (uid_t)-1: what the kernel takes for «leave it as it is».
+_NO_ID = 2**32 - 1
 
 
 class Identity(NamedTuple):
@@ -26,52 +35,98 @@ class Identity(NamedTuple):
     shell: str
 
 
-def own_identity() -> Identity:
-    """Who this process is."""
-    uid = os.geteuid()
-    entry = _entry(uid)
-    return Identity(
-        uid, os.getegid(), tuple(sorted(os.getgroups())),
-        entry.pw_name if entry else str(uid), entry.pw_dir if entry else "/", entry.pw_shell if entry else "",
-    )  # fmt: skip
+class _User(NamedTuple):
+    name: str
+    uid: int
+    gid: int
+    home: str
+    shell: str
 
 
-def default_user(configured: str) -> str | int | None:
-    """The user of a request that names none: the configured one, else `agent` when it exists, else None: this one."""
-    if configured:
-        return int(configured) if configured.isdecimal() else configured
-    if os.geteuid() == 0 and _entry(AGENT) is not None:
-        return AGENT
-    return None
+class _Group(NamedTuple):
+    name: str
+    gid: int
+    members: tuple[str, ...]
 
 
-def resolve_identity(
-    user: str | int | None, group: str | int | None, groups: list[str | int] | None, own: Identity,
-) -> Identity:
-    """What was asked, as numbers. Raises StartFailed (stage `user`) naming what does not exist.
+class Users:
+    """The user database, read again when its files have changed."""
 
-    A user by number need not have an entry: containers are full of those. It then has no groups, `/` for a home, and
-    its number for a name.
-    """
-    if user is None and group is None and groups is None:
-        return own
-    if user is None:
-        found = own
-    elif (entry := _entry(user)) is not None:
-        found = Identity(
-            entry.pw_uid, entry.pw_gid, tuple(sorted(os.getgrouplist(entry.pw_name, entry.pw_gid))),
-            entry.pw_name, entry.pw_dir or "/", entry.pw_shell,
-        )  # fmt: skip
-    elif isinstance(user, int):
-        found = Identity(user, user, (user,), str(user), "/", "")
-    else:
-        raise StartFailed(f"there is no user {user!r} in this machine's user database", stage="user", errno=errno.ENOENT)
-    if group is not None:
-        gid = _gid(group)
-        found = found._replace(gid=gid, groups=tuple(sorted({gid, *found.groups} - {found.gid})))
-    if groups is not None:
-        found = found._replace(groups=tuple(sorted({_gid(each) for each in groups})))
-    return found
+    def __init__(self, folder: str = "/etc") -> None:
+        self._passwd = _Table(f"{folder}/passwd", _read_user)
+        self._group = _Table(f"{folder}/group", _read_group)
+
+    def own_identity(self) -> Identity:
+        """Who this process is."""
+        uid = os.geteuid()
+        user = self._user(uid) or _User(str(uid), uid, os.getegid(), "/", "")
+        return Identity(uid, os.getegid(), tuple(sorted(os.getgroups())), user.name, user.home, user.shell)
+
+    def default_user(self, configured: str) -> str | int | None:
+        """The user of a request that names none: the configured one, else `agent` when it exists, else None:
+        this one.
+        """
+        if configured:
+            return configured
+        return AGENT if os.geteuid() == 0 and self._user(AGENT) is not None else None
+
+    def resolve(
+        self,
+        user: str | int | None,
+        group: str | int | None,
+        groups: list[str | int] | None,
+        own: Identity,
+    ) -> Identity:
+        """What was asked, as numbers. Raises StartFailed (stage `user`) naming what does not exist.
+
+        A user by number need not have an entry: containers are full of those. It then has no further groups,
+        `/` for a home, and its number for a name.
+        """
+        if user is None and group is None and groups is None:
+            return own
+        found = own if user is None else self._identity(user)
+        if group is not None:
+            gid = self._gid(group)
+            found = found._replace(gid=gid, groups=tuple(sorted({gid, *found.groups} - {found.gid})))
+        if groups is not None:
+            found = found._replace(groups=tuple(sorted({self._gid(each) for each in groups})))
+        return found
+
+    def _identity(self, user: str | int) -> Identity:
+        entry = self._user(user)
+        if entry is not None:
+            groups = {entry.gid, *(group.gid for group in self._group.rows() if entry.name in group.members)}
+            return Identity(
+                entry.uid, entry.gid, tuple(sorted(groups)), entry.name, entry.home or "/", entry.shell
+            )
+        number = _number(user)
+        if number is None:
+            raise StartFailed(
+                f"could not start: there is no user {user!r} in /etc/passwd (user, ENOENT)",
+                stage="user", errno=errno.ENOENT,
+            )  # fmt: skip
+        return Identity(number, number, (number,), str(number), "/", "")
+
+    def _user(self, user: str | int) -> _User | None:
+        rows = self._passwd.rows()
+        if isinstance(user, str):
+            for row in rows:
+                if row.name == user:
+                    return row
+        number = _number(user)
+        return next((row for row in rows if row.uid == number), None)
+
+    def _gid(self, group: str | int) -> int:
+        for row in self._group.rows():
+            if row.name == group:
+                return row.gid
+        number = _number(group)
+        if number is None:
+            raise StartFailed(
+                f"could not start: there is no group {group!r} in /etc/group (user, ENOENT)",
+                stage="user", errno=errno.ENOENT,
+            )  # fmt: skip
+        return number
 
 
 def pick_shell(configured: str, identity: Identity) -> str:
@@ -81,23 +136,47 @@ def pick_shell(configured: str, identity: Identity) -> str:
     return DEFAULT_SHELL if os.path.exists(DEFAULT_SHELL) else identity.shell or FALLBACK_SHELL
 
 
-def _entry(user: str | int) -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwuid(user) if isinstance(user, int) else pwd.getpwnam(user)
-    except KeyError:
-        if isinstance(user, str) and user.isdecimal() and int(user) < 2**32 - 1:
-            return _entry(int(user))
-        return None
+RowT = TypeVar("RowT")
 
 
-def _gid(group: str | int) -> int:
-    if isinstance(group, int):
-        return group
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        if group.isdecimal() and int(group) < 2**32 - 1:
-            return int(group)
-        raise StartFailed(
-            f"there is no group {group!r} in this machine's group database", stage="user", errno=errno.ENOENT,
-        ) from None
+class _Table(Generic[RowT]):
+    """One of the two files, as rows; kept until the file is another one."""
+
+    def __init__(self, path: str, read: Callable[[list[str]], RowT]) -> None:
+        self._path = path
+        self._read = read
+        self._rows: list[RowT] = []
+        self._seen: tuple[int, int, int] | None = None
+
+    def rows(self) -> list[RowT]:
+        try:
+            status = os.stat(self._path)
+        except FileNotFoundError:
+            return []
+        seen = (status.st_ino, status.st_mtime_ns, status.st_size)
+        if seen != self._seen:
+            with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+                lines = [line.rstrip("\n").split(":") for line in file]
+            self._rows = list(self._readable(lines))
+            self._seen = seen
+        return self._rows
+
+    def _readable(self, lines: list[list[str]]) -> Iterator[RowT]:
+        for line in lines:
+            # A line that is no entry (a comment, `+` of NIS, a typing error) is passed over, as libc does.
+            with suppress(ValueError, IndexError):
+                yield self._read(line)
+
+
+def _read_user(fields: list[str]) -> _User:
+    return _User(fields[0], int(fields[2]), int(fields[3]), fields[5], fields[6])
+
+
+def _read_group(fields: list[str]) -> _Group:
+    return _Group(fields[0], int(fields[2]), tuple(fields[3].split(",")))
+
+
+def _number(user: str | int) -> int | None:
+    if isinstance(user, str):
+        user = int(user) if user.isdecimal() else -1
+    return user if 0 <= user < _NO_ID else None

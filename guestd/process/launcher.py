@@ -1,28 +1,28 @@
 """The launcher: a small process that starts programs as somebody else.
 
-It is single-threaded, imports next to nothing (9 MB), stays root, and serves one supervisor over one socket. For each
-request it clones itself with CLONE_PARENT, so that the new process is the *supervisor's* child, and the clone makes
-itself what was asked (cgroup, limits, user, directory…) before it executes the program. Nothing has to be mended after
-the start, and each failure is told with its stage over a close-on-exec pipe that the supervisor reads.
+It is single-threaded, imports next to nothing (9 MB), stays root, and serves one supervisor over one socket.
+For each request it clones itself with CLONE_PARENT, so that the new process is the *supervisor's* child, and
+the clone makes itself what was asked (cgroup, limits, user, directory…) before it executes the program.
+Nothing has to be mended after the start, and each failure is told with its stage over a close-on-exec pipe
+that the supervisor reads.
 
 Why not a thread of the supervisor that takes the user's id: any process of that user may then kill(2) that
 thread's id, and the signal ends the supervisor. Why not fork in the supervisor: it has page tables to copy.
 docs/decisions.md has the measurements.
 
-A request is one SOCK_SEQPACKET message: a marshalled map, or a map that says it lies in a memfd because it is too long
-for one message. Descriptors ride along: the error pipe, that memfd if any, the cgroup's process list if any, then the
-child's own.
-The answer is the pid, or a negative errno.
+A request is one SOCK_SEQPACKET message: one byte that says whether a cgroup comes along, then a marshalled
+map, or a map that says it lies in a memfd because it is too long for one message. Descriptors ride along: the
+error pipe, the cgroup if any, that memfd if any, then the child's own. The answer is the pid, or a negative
+errno.
 """
 
 from __future__ import annotations
 
-import _signal
 import _socket
 import ctypes
 import errno
 import gc
-import marshal
+import marshal  # the supervisor's own words: nobody else holds the other end of the socket
 import os
 import resource
 import sys
@@ -34,10 +34,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONTROL_FD = 3
+WITH_CGROUP, WITHOUT_CGROUP = b"g", b"-"
 REQUEST_MAX = 96 * 1024
 FDS_MAX = 16
 _CLONE_PARENT = 0x00008000
+_CLONE_INTO_CGROUP = 0x200000000
+#: The same number on every architecture; clone, the older call, for kernels and seccomp filters that refuse
+#: this one.
+_CLONE3 = 435
 _CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
+_ARGS_WORDS, _ARGS_CGROUP = 11, 10
+#: `signal` would cost twice what all the rest of the imports do.
+_SIGINT, _SIGPIPE, _SIGXFSZ = 2, 13, 25
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _CLEAR_ALL = 38, 24, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 
@@ -47,11 +55,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Serve until the supervisor closes the socket or dies."""
     control = _socket.socket(fileno=CONTROL_FD)
-    # Python ignores the first two and handles the third; ignored signals would survive the exec.
-    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT):
-        _signal.signal(number, _signal.SIG_DFL)
+    # Python handles the first and ignores the others; ignored signals would survive the exec.
+    for number in (_SIGINT, _SIGPIPE, _SIGXFSZ):
+        _libc.signal(number, None)
     ancillary_space = _socket.CMSG_SPACE(4 * FDS_MAX)
-    clone = _CLONE[os.uname().machine]
     # Fewer pages become the child's own when no collection touches them.
     gc.collect()
     gc.disable()
@@ -60,21 +67,37 @@ def main() -> None:
         message, ancillary, _, _ = control.recvmsg(REQUEST_MAX, ancillary_space, _socket.MSG_CMSG_CLOEXEC)
         if not message:
             return
-        fds = [int.from_bytes(data[at : at + 4], sys.byteorder) for _, _, data in ancillary for at in range(0, len(data), 4)]
-        pid = _libc.syscall(clone, _CLONE_PARENT, 0, 0, 0, 0)
+        fds = [
+            int.from_bytes(data[at : at + 4], sys.byteorder)
+            for _, _, data in ancillary
+            for at in range(0, len(data), 4)
+        ]
+        in_group = message[:1] == WITH_CGROUP
+        pid = _clone(fds[1] if in_group else None)
         if pid == 0:
-            _become(message, fds)
+            _become(message[1:], fds, in_group=in_group)
         for fd in fds:
             os.close(fd)
         control.send(str(pid if pid > 0 else -ctypes.get_errno()).encode())
 
 
-def _become(message: bytes, fds: list[int]) -> None:
+def _clone(cgroup: int | None) -> int:
+    """A copy of this process, as a child of the supervisor, in the given cgroup; -1 and errno when there can
+    be none.
+    """
+    if cgroup is None:
+        return _libc.syscall(_CLONE[os.uname().machine], _CLONE_PARENT, 0, 0, 0, 0)
+    args = (ctypes.c_uint64 * _ARGS_WORDS)()
+    args[0], args[_ARGS_CGROUP] = _CLONE_PARENT | _CLONE_INTO_CGROUP, cgroup
+    return _libc.syscall(_CLONE3, args, ctypes.sizeof(args))
+
+
+def _become(message: bytes, fds: list[int], *, in_group: bool) -> None:
     """In the clone: turn into what was asked, or say where it failed. Does not return."""
     report = fds[0]
     stage = "fork"
     try:
-        for stage in _stages(message, fds):
+        for stage in _stages(message, fds[2:] if in_group else fds[1:]):  # noqa: B007  what it was when it failed
             pass
     except OSError as error:
         os.write(report, marshal.dumps((stage, error.errno or errno.EIO, error.strerror or str(error))))
@@ -90,13 +113,10 @@ def _stages(message: bytes, fds: list[int]) -> Iterator[str]:
     os.close(CONTROL_FD)
     os.setsid()
     plan: dict[str, Any] = marshal.loads(message)
-    own = iter(fds[1:])
+    own = iter(fds)
     if "long" in plan:
         with open(next(own), "rb") as file:
             plan = marshal.loads(file.read())
-    if plan["cgroup"]:
-        yield "cgroup"
-        os.write(next(own), b"0")
     yield "limits"
     # Lowering it needs a privilege, and asking for what is there already does too.
     with open("/proc/self/oom_score_adj", "r+") as file:
@@ -145,7 +165,9 @@ def _drop_bounding(capabilities: list[int]) -> None:
 
 
 def _drop_own(capabilities: list[int]) -> None:
-    """Take the capabilities out of the sets of this very process too; an exec as root gives only what is bounded."""
+    """Take the capabilities out of the sets of this very process too; an exec as root gives only what is
+    bounded.
+    """
     if not capabilities:
         return
     _libc.prctl(_PR_CAP_AMBIENT, _CLEAR_ALL, 0, 0, 0)

@@ -1,7 +1,8 @@
 """Was it the kernel that killed a process for memory? Said only where the kernel says so.
 
 A job's own cgroup counts its kills. Without one, the kernel's log names the victim: by pid in the initial pid
-namespace; within another namespace, where pids differ, by name and user and the moment. Never guessed from SIGKILL alone.
+namespace; within another namespace, where pids differ, by name and user and the moment. Never guessed from
+SIGKILL alone.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def _names(record: bytes, victim: Victim, since_mono: float, *, exact: bool) -> 
     found = _KILLED.search(text)
     if found is None:
         return False
-    # «priority,sequence,microseconds since boot,…». The log's clock and CLOCK_MONOTONIC agree but for some milliseconds.
+    # «priority,sequence,microseconds since boot,…». The log's clock and CLOCK_MONOTONIC agree but for some
+    # milliseconds.
     logged = int(head.split(b",")[2]) / 1e6
     if logged < since_mono - 0.1:
         return False

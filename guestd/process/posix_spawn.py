@@ -1,7 +1,7 @@
 """libc's posix_spawn, called so that nobody else waits for it.
 
-`os.posix_spawn` keeps the interpreter's lock while the kernel opens the program. On a file system that hangs, that
-is the whole supervisor hanging. Called through ctypes the lock is free: only the calling thread waits.
+`os.posix_spawn` keeps the interpreter's lock while the kernel opens the program. On a file system that hangs,
+that is the whole supervisor hanging. Called through ctypes the lock is free: only the calling thread waits.
 Like every vfork it copies no page tables: 0.1 ms whatever the size of this process.
 """
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 _libc = ctypes.CDLL(None)
 
-# The sizes of posix_spawnattr_t (336 in glibc and musl), posix_spawn_file_actions_t (80) and sigset_t (128), with room.
+# The sizes of posix_spawnattr_t (336 in glibc and musl), posix_spawn_file_actions_t (80) and sigset_t (128),
+# with room.
 _ATTR_SIZE, _ACTIONS_SIZE, _SIGSET_SIZE = 512, 256, 128
 _SETSIGDEF, _SETSIGMASK, _SETSID = 0x04, 0x08, 0x80
 
@@ -43,7 +44,10 @@ _ATTRIBUTES = _attributes()
 
 
 def posix_spawn(
-    program: str, argv: Sequence[bytes], env: Mapping[bytes, bytes], fds: Mapping[int, int | None],
+    program: str,
+    argv: Sequence[bytes],
+    env: Mapping[bytes, bytes],
+    fds: Mapping[int, int | None],
 ) -> int:
     """Start `program` in a session of its own; returns its pid. Raises OSError with the kernel's errno.
 
@@ -63,7 +67,12 @@ def posix_spawn(
         environment = (ctypes.c_char_p * (len(words) + 1))(*words, None)
         pid = ctypes.c_int()
         error = _libc.posix_spawn(
-            ctypes.byref(pid), os.fsencode(program), actions, _ATTRIBUTES, arguments, environment,
+            ctypes.byref(pid),
+            os.fsencode(program),
+            actions,
+            _ATTRIBUTES,
+            arguments,
+            environment,
         )
     finally:
         _libc.posix_spawn_file_actions_destroy(actions)

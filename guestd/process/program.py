@@ -1,5 +1,5 @@
-"""Which file a program's name means (execvp's rule, with an error that tells absent from not executable), and where
-it starts.
+"""Which file a program's name means (execvp's rule, with an error that tells absent from not executable), and
+where it starts.
 
 Shared by both ways to spawn, so they cannot disagree. Standard library only: the launcher imports it.
 """
@@ -36,7 +36,9 @@ def find_program(name: str, path: str | None) -> str:
 
 
 def enter_directory(candidates: list[str]) -> None:
-    """Go to the first of them that the current user can enter. The error is the first one's: the others are fallbacks."""
+    """Go to the first of them that the current user can enter. The error is the first one's: the others are
+    fallbacks.
+    """
     first: OSError | None = None
     for candidate in candidates:
         try:

@@ -1,8 +1,9 @@
 """The only place that waits for children.
 
-`waitpid` with no pid in particular takes whatever ended, so two places that wait corrupt each other: the one that comes
-second invents an exit status. Here everything that ends is taken by one task, and what was expected is told at once.
-Everything else is an orphan that this process adopted as subreaper; it is reaped and forgotten.
+`waitpid` with no pid in particular takes whatever ended, so two places that wait corrupt each other: the one
+that comes second invents an exit status. Here everything that ends is taken by one task, and what was
+expected is told at once. Everything else is an orphan that this process adopted as subreaper; it is reaped
+and forgotten.
 
 SIGCHLD comes through a signalfd: one wake-up from signal to status, where a signal handler takes three.
 """
@@ -21,7 +22,7 @@ from guestd.process.oom import Victim, read_victim
 
 if TYPE_CHECKING:
     import resource
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SIGSET_SIZE = 128
@@ -66,7 +67,7 @@ class Reaper:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     @contextmanager
-    def spawning(self) -> Iterator[None]:
+    def spawning(self) -> Generator[None]:
         """Around a spawn and its `expect`: keeps the status of a child that is quicker than its parent."""
         self._spawning += 1
         try:

@@ -2,12 +2,17 @@
 
 Two ways, chosen by what is asked:
 
-- *direct*: libc's posix_spawn from a worker thread. For a child that is who the supervisor is. Directory and umask are
-  the thread's own (it has left the process's fs_struct), so neither costs a fork.
-- *launcher*: a small process that clones itself (see launcher.py). For another user, limits, nice, capabilities.
+- *direct*: libc's posix_spawn, for a child that is who the supervisor is. Directory and umask are taken from
+  the
+  thread that spawns, so neither costs a fork. While every mount is local that thread is the loop's, and it is
+  over in 0.1 ms; as soon as one is not, it is a worker that has left the process's fs_struct, and a file
+  system that hangs holds nobody else.
+- *launcher*: a small process that clones itself (see launcher.py). For another user, limits, nice,
+  capabilities.
 
-Neither blocks the loop, whatever file system the program or its directory is on. How long each takes, and what was
-tried besides, is in docs/decisions.md.
+So no path blocks the loop. What each takes, and what was tried besides, is in docs/decisions.md. Other worker
+threads of this process see the directory and umask change for a moment: they use absolute paths, and set
+modes on what they make.
 """
 
 from __future__ import annotations
@@ -29,9 +34,10 @@ import trio
 import guestd
 from guestd.errors import StartFailed
 from guestd.process import launcher
+from guestd.process.mounts import Mounts
 from guestd.process.posix_spawn import posix_spawn
 from guestd.process.program import enter_directory, find_program
-from guestd.process.tree import children_of
+from guestd.process.tree import children_of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,8 +50,8 @@ _CLONE_FS = 0x00000200
 _libc = ctypes.CDLL(None, use_errno=True)
 #: How many spawns may wait for slow file systems at once before others wait for them.
 _THREADS = 64
-#: What guestd was started with, and gives to its children. It raises its own, and programs that use select(2), or close every
-#: descriptor they could have, would suffer from that.
+#: What guestd was started with, and gives to its children. It raises its own, and programs that use
+#: select(2), or close every descriptor they could have, would suffer from that.
 CHILD_NOFILE = resource.getrlimit(resource.RLIMIT_NOFILE)
 #: A launcher that has not forked in this time has lost its memory or its mind.
 _LAUNCHER_PATIENCE = 10.0
@@ -68,6 +74,7 @@ class Plan:
     oom_score_adj: int = 0
     no_new_privs: bool = False
     drop_capabilities: list[int] = field(default_factory=list[int])
+    #: To be born into, where it is the launcher that spawns.
     cgroup: Cgroup | None = None
 
 
@@ -79,9 +86,11 @@ class Spawner:
         self._reaper = reaper
         self._threads = trio.CapacityLimiter(_THREADS)
         self._launcher = _Launcher(reaper)
-        # What a child inherits. Lowering it again needs a privilege, so a child that is to have this one is left alone.
+        # What a child inherits. Lowering it again needs a privilege, so a child that is to have this one is
+        # left alone.
         self._own_oom_score_adj = read_oom_score_adj()
-        self._direct_works = True
+        self._mounts = Mounts()
+        self._threads_can_leave = True
 
     @property
     def launcher_pid(self) -> int | None:
@@ -91,27 +100,8 @@ class Spawner:
         """The supervisor's own oom_score_adj has changed."""
         self._own_oom_score_adj = read_oom_score_adj()
 
-    async def start(self, plan: Plan, told: Callable[[Exit], None]) -> int:
-        """Start it and return its pid; `told` hears how it ends. Raises StartFailed with stage and errno.
-
-        Cancelled before the program runs, nothing of it is left behind.
-        """
-        with self._reaper.spawning():
-            if self._direct_works and self._is_plain(plan):
-                try:
-                    pid = await self._start_direct(plan)
-                except _NoOwnDirectory:
-                    self._direct_works = False
-                else:
-                    self._reaper.expect(pid, told)
-                    return pid
-            return await self._launcher.start(self._as_request(plan), plan, told)
-
-    def close(self) -> None:
-        """Let the launcher go."""
-        self._launcher.close()
-
-    def _is_plain(self, plan: Plan) -> bool:
+    def is_plain(self, plan: Plan) -> bool:
+        """Is the child who this process is, with nothing taken away? Then it is spawned directly."""
         return (
             plan.identity[:3] == self._own[:3]
             and not plan.rlimits
@@ -120,16 +110,43 @@ class Spawner:
             and not plan.drop_capabilities
         )
 
-    async def _start_direct(self, plan: Plan) -> int:
-        spawn = _DirectSpawn(plan, self._own_oom_score_adj)
+    def starts_at_once(self, plan: Plan) -> bool:
+        """Can it be spawned from the loop's own thread, because nothing it touches can make that wait?"""
+        return self.is_plain(plan) and self._mounts.all_local()
+
+    def start_at_once(self, plan: Plan, told: Callable[[Exit], None]) -> int:
+        """Start it and return its pid; `told` hears how it ends. Raises StartFailed with stage and errno."""
+        pid = _DirectSpawn(plan, self._own_oom_score_adj).run()
+        self._reaper.expect(pid, told)
+        return pid
+
+    async def start(self, plan: Plan, told: Callable[[Exit], None]) -> int:
+        """The same for every plan. Cancelled before the program runs, nothing of it is left behind."""
+        with self._reaper.spawning():
+            if self.is_plain(plan) and self._threads_can_leave:
+                spawn = _DirectSpawn(plan, self._own_oom_score_adj)
+                try:
+                    await self._in_thread(spawn)
+                except _NoOwnDirectory:
+                    self._threads_can_leave = False
+                else:
+                    self._reaper.expect(spawn.pid, told)
+                    return spawn.pid
+            return await self._launcher.start(self._as_request(plan), plan, told)
+
+    def close(self) -> None:
+        """Let the launcher go."""
+        self._launcher.close()
+        self._mounts.close()
+
+    async def _in_thread(self, spawn: _DirectSpawn) -> None:
         try:
-            await trio.to_thread.run_sync(spawn.run, limiter=self._threads, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(spawn.run_apart, limiter=self._threads, abandon_on_cancel=True)
         except trio.Cancelled:
             spawn.abandon()
             raise
         if spawn.failure is not None:
             raise spawn.failure
-        return spawn.pid
 
     def _as_request(self, plan: Plan) -> dict[str, object]:
         return {
@@ -146,7 +163,6 @@ class Spawner:
             "oom_score_adj": plan.oom_score_adj,
             "no_new_privs": plan.no_new_privs,
             "drop_capabilities": plan.drop_capabilities,
-            "cgroup": plan.cgroup is not None,
         }
 
 
@@ -155,7 +171,7 @@ class _NoOwnDirectory(Exception):
 
 
 class _DirectSpawn:
-    """One spawn in a worker thread, and whose child it is when the caller has gone meanwhile."""
+    """One spawn; and in a worker thread, whose child it is when the caller has gone meanwhile."""
 
     def __init__(self, plan: Plan, own_oom_score_adj: int) -> None:
         self._plan = plan
@@ -164,30 +180,9 @@ class _DirectSpawn:
         self.pid = 0
         self.failure: Exception | None = None
 
-    def abandon(self) -> None:
-        """The caller is gone. Both sides write before they read, so that at least one of them sees to the child."""
-        self._abandoned = True
-        self._clear()
-
-    def run(self) -> None:
-        try:
-            self.pid = self._spawn()
-        except (StartFailed, _NoOwnDirectory) as failure:
-            # Carried by hand: an exception that crosses threads grows a traceback, and this one is an outcome.
-            self.failure = failure
-        if self._abandoned:
-            self._clear()
-
-    def _clear(self) -> None:
-        if self.pid:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-
-    def _spawn(self) -> int:
+    def run(self) -> int:
+        """Spawn from this thread. Raises StartFailed."""
         plan = self._plan
-        # Trio keeps its threads; one that has left stays apart, and asking again costs nothing.
-        if _libc.unshare(_CLONE_FS):
-            raise _NoOwnDirectory
         stage = "cwd"
         umask = os.umask(plan.umask)
         try:
@@ -195,19 +190,46 @@ class _DirectSpawn:
             stage = "exec"
             path = plan.env.get(b"PATH")
             program = find_program(plan.program, None if path is None else os.fsdecode(path))
-            pid = posix_spawn(program, plan.argv, plan.env, plan.fds)
+            self.pid = posix_spawn(program, plan.argv, plan.env, plan.fds)
         except OSError as error:
-            raise explain(plan, stage, error.errno or errno.EIO, error.strerror) from None
+            raise explain(plan, stage, error.errno or errno.EIO, error.strerror or str(error)) from None
         finally:
             os.umask(umask)
             os.chdir("/")
-        self._adjust(pid)
-        return pid
+        self._adjust(self.pid)
+        return self.pid
+
+    def run_apart(self) -> None:
+        """Spawn from a worker thread, whose directory and umask are its own."""
+        try:
+            # Trio keeps its threads; one that has left stays apart, and asking again costs nothing.
+            if _libc.unshare(_CLONE_FS):
+                raise _NoOwnDirectory
+            self.run()
+        except (StartFailed, _NoOwnDirectory) as failure:
+            # Carried by hand: an exception that crosses threads grows a traceback, and this one is an
+            # outcome.
+            self.failure = failure
+        if self._abandoned:
+            self._clear()
+
+    def abandon(self) -> None:
+        """The caller is gone. Both sides write before they read, so that at least one of them sees to the
+        child.
+        """
+        self._abandoned = True
+        self._clear()
+
+    def _clear(self) -> None:
+        if self.pid:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def _adjust(self, pid: int) -> None:
-        """What can only be done from outside: the child runs already, so what it forked by now is adjusted as well."""
-        plan = self._plan
-        adjust = plan.oom_score_adj != self._own_oom_score_adj
+        """What can only be done from outside: the child runs already, so what it forked by now is adjusted as
+        well.
+        """
+        adjust = self._plan.oom_score_adj != self._own_oom_score_adj
         pending, seen = [pid], set[int]()
         while pending:
             each = pending.pop()
@@ -215,11 +237,9 @@ class _DirectSpawn:
             # Ended already, or not ours to change: the reaper and the result speak about that.
             with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
                 resource.prlimit(each, resource.RLIMIT_NOFILE, CHILD_NOFILE)
-                if plan.cgroup is not None:
-                    plan.cgroup.add(each)
                 if adjust:
-                    write_oom_score_adj(each, plan.oom_score_adj)
-            pending += [child for child in children_of(each) if child not in seen]
+                    write_oom_score_adj(each, self._plan.oom_score_adj)
+            pending += [child for child in children_of_thread(each) if child not in seen]
 
 
 class _Launcher:
@@ -242,14 +262,15 @@ class _Launcher:
             with ExitStack() as sent:
                 sent.callback(os.close, report_end)
                 fds = [report_end]
+                if plan.cgroup is not None:
+                    fds.append(plan.cgroup.open())
+                    sent.callback(os.close, fds[-1])
                 message = marshal.dumps(request)
-                if len(message) > launcher.REQUEST_MAX:
+                if len(message) >= launcher.REQUEST_MAX:
                     fds.append(_memfd_holding(message))
                     sent.callback(os.close, fds[-1])
                     message = marshal.dumps({"long": True})
-                if plan.cgroup is not None:
-                    fds.append(plan.cgroup.open_procs())
-                    sent.callback(os.close, fds[-1])
+                message = (launcher.WITHOUT_CGROUP if plan.cgroup is None else launcher.WITH_CGROUP) + message
                 given = [source for source in plan.fds.values() if source is not None]
                 pid = await self._clone(message, fds + given)
             return await self._watch(pid, report, plan, told)
@@ -275,7 +296,9 @@ class _Launcher:
                     if number > 0:
                         return number
                     raise StartFailed(
-                        f"could not start: no new process: {os.strerror(-number)}", stage="fork", errno=-number,
+                        f"could not start: no new process: {os.strerror(-number)}",
+                        stage="fork",
+                        errno=-number,
                     )
             self._give_up()
         raise StartFailed(
@@ -305,8 +328,11 @@ class _Launcher:
         with theirs:
             mine.setblocking(False)
             root = os.path.dirname(os.path.dirname(guestd.__file__))
-            # Isolated and without site: no environment variable and no .pth file reaches a process that stays root.
-            code = f"import sys; sys.path.insert(0, {root!r}); from guestd.process.launcher import main; main()"
+            # Isolated and without site: no environment variable and no .pth file reaches a process that stays
+            # root.
+            code = (
+                f"import sys; sys.path.insert(0, {root!r}); from guestd.process.launcher import main; main()"
+            )
             argv = [sys.executable, "-I", "-S", "-c", code]
             self.pid = posix_spawn(
                 sys.executable, [os.fsencode(word) for word in argv], {},

@@ -1,10 +1,12 @@
 """A job's tree: every process that came from it, found and ended, however it forked.
 
-Where the job has a cgroup, the kernel keeps the list. Elsewhere, and for what has moved itself out of the group, three
-traces are followed: descent, the session that the job's first process leads, and the mark that the job's environment
-carries. This process is a child subreaper, so whatever lost its parent is among its own children.
+Where the job has a cgroup, the kernel keeps the list. Elsewhere, and for what has moved itself out of the
+group, three traces are followed: descent, the session that the job's first process leads, and the mark that
+the job's environment carries. This process is a child subreaper, so whatever lost its parent is among its own
+children.
 
-Signals go through pidfds, checked against the start time after opening: a number that was reused is never hit.
+Signals go through pidfds, checked against the start time after opening: a number that was reused is never
+hit.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
     from guestd.process.cgroup import Cgroup
 
-#: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state D).
+#: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state
+#: D).
 KILL_PATIENCE = 2.0
 #: Between looks at who is left, when nothing that was known has ended: new forks do not tell.
 _LOOK_AGAIN = 0.1
@@ -48,11 +51,25 @@ class Ending(NamedTuple):
 class Tree:
     """The processes of one job. `pid` is the first one's, which led the session."""
 
-    def __init__(self, pid: int, mark: str, cgroup: Cgroup | None, is_expected: Callable[[int], bool]) -> None:
+    def __init__(
+        self, pid: int, mark: str, cgroup: Cgroup | None, is_expected: Callable[[int], bool]
+    ) -> None:
         self._pid = pid
         self._entry = f"{MARK}={mark}".encode()
         self._cgroup = cgroup
         self._is_expected = is_expected
+
+    def settle_in(self, cgroup: Cgroup) -> None:
+        """Move everything that lives into a group, and what it forks meanwhile. May wait for the whole
+        machine: in a thread.
+        """
+        moved: set[int] = set()
+        while fresh := [member.pid for member in self.members(thorough=True) if member.pid not in moved]:
+            for pid in fresh:
+                moved.add(pid)
+                with suppress(OSError):  # ended meanwhile, or a zombie; or one the kernel does not let go
+                    cgroup.add(pid)
+        self._cgroup = cgroup
 
     def members(self, *, thorough: bool = False) -> list[Member]:
         """Who lives. `thorough` looks at every process of the machine, for those that hid."""
@@ -64,7 +81,7 @@ class Tree:
             pids = self._followed(_all_pids(), {self._pid})
         else:
             # Descent from the first process while it lives; after that its children are this process's.
-            pids = self._followed([self._pid, *children_of(os.getpid())], {self._pid})
+            pids = self._followed(children_of_thread(os.getpid()), {self._pid})
         found = (read_member(pid) for pid in sorted(pids))
         return [member for member in found if member is not None]
 
@@ -99,7 +116,8 @@ class Tree:
         if not first_only:
             return self.members(thorough=True)
         first = read_member(self._pid)
-        # Its number may be somebody else's by now; its session, as its leader, it shares with nobody else's first process.
+        # Its number may be somebody else's by now; its session, as its leader, it shares with nobody else's
+        # first process.
         return [] if first is None or first.session != self._pid else [first]
 
     async def _gone(self, *, first_only: bool) -> None:
@@ -194,12 +212,19 @@ def children_of(pid: int) -> list[int]:
     found: list[int] = []
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
-            with (
-                suppress(FileNotFoundError, ProcessLookupError),
-                open(f"/proc/{pid}/task/{thread}/children", "rb") as file,
-            ):
-                found += map(int, file.read().split())
+            found += children_of_thread(pid, thread)
     return found
+
+
+def children_of_thread(pid: int, thread: int | str | None = None) -> list[int]:
+    """The children of one thread, by default the first. That one also gets whatever the process adopts as
+    subreaper.
+    """
+    try:
+        with open(f"/proc/{pid}/task/{thread or pid}/children", "rb") as file:
+            return [int(child) for child in file.read().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def _all_pids() -> list[int]:

@@ -26,12 +26,16 @@ class Handler(Protocol):
         ...
 
     def closed(self) -> None:
-        """The channel is no more: the connection was lost, or one of the two sides has reset it, or all is done."""
+        """The channel is no more: the connection was lost, or one of the two sides has reset it, or all is
+        done.
+        """
         ...
 
 
 class Channel:
-    """State, credit, and the frames an operation sends. `post` queues a control frame, `wake` asks to be pulled."""
+    """State, credit, and the frames an operation sends. `post` queues a control frame, `wake` asks to be
+    pulled.
+    """
 
     def __init__(
         self, number: int, window: int, credit: int, post: Callable[[bytes], None], wake: Callable[[Channel], None],
@@ -51,7 +55,8 @@ class Channel:
         """Its OPEN has come."""
         self._state.received(Kind.OPEN)
 
-    # -------------------------------------------------------------------------------------------------------- sending
+    # --------------------------------------------------------------------------------------------------------
+    # sending
 
     @property
     def is_open(self) -> bool:
@@ -102,10 +107,13 @@ class Channel:
             return  # reset meanwhile: nobody listens any more
         self._post(self.control(kind, fields).head)
 
-    # ------------------------------------------------------------------------------------------------------ receiving
+    # ------------------------------------------------------------------------------------------------------
+    # receiving
 
     def received(self, frame: Frame) -> None:
-        """A frame of the peer's. A mistake that concerns only this channel resets it; others end the connection."""
+        """A frame of the peer's. A mistake that concerns only this channel resets it; others end the
+        connection.
+        """
         self._state.received(frame.kind)
         if frame.kind is Kind.RESET:
             if self._state.may_send(Kind.RESET):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -34,6 +34,7 @@ def exec_(session: Session, connection: Connection, channel: Channel, fields: Fi
     holds, detach = fields.flag("hold", default=True), fields.flag("detach")
     job, created = session.jobs.start_command(fields.text("id", None, most=1024), request)
     if detach:
+
         def begun() -> None:
             channel.accept(describe_start(job, created=created))
             channel.end({"id": job.id, "detached": True})
@@ -132,10 +133,14 @@ def read_request(settings: Settings, fields: Fields) -> CommandRequest:
     argv = fields.texts("argv", None)
     shell = fields.text("shell", None, most=limits.argv)
     if (argv is None) == (shell is None):
-        raise BadRequest("give either `argv` or `shell`, and not both", field="argv", expected="argv or shell")
+        raise BadRequest(
+            "give either `argv` or `shell`, and not both", field="argv", expected="argv or shell"
+        )
     if argv is not None:
         if not argv:
-            raise BadRequest("`argv` is empty; its first word is the program", field="argv", expected="at least one word")
+            raise BadRequest(
+                "`argv` is empty; its first word is the program", field="argv", expected="at least one word"
+            )
         size = sum(len(word.encode("utf-8", "surrogateescape")) + 1 for word in argv)
         if size > limits.argv:
             raise LimitReached(
@@ -156,7 +161,9 @@ def read_request(settings: Settings, fields: Fields) -> CommandRequest:
         umask=fields.integer("umask", command.umask, most=0o777),
         rlimits={**command.rlimits, **read_rlimits(fields.mapping("rlimits"))},
         nice=fields.integer("nice", command.nice, least=-20, most=19),
-        oom_score_adj=fields.integer("oom_score_adj", command.oom_score_adj, least=_LEAST_OOM, most=_MOST_OOM),
+        oom_score_adj=fields.integer(
+            "oom_score_adj", command.oom_score_adj, least=_LEAST_OOM, most=_MOST_OOM
+        ),
         tape=tape,
         spool=fields.flag("spool"),
         terms=Terms(
@@ -194,7 +201,7 @@ def _read_groups(fields: Fields) -> list[str | int] | None:
     if given is None:
         return None
     groups: list[str | int] = []
-    for each in given if isinstance(given, list) else [given]:  # pyright: ignore[reportUnknownVariableType]  checked below
+    for each in cast("list[object]", given if isinstance(given, list) else [given]):
         if isinstance(each, bool) or not isinstance(each, (str, int)):
             raise fields.bad("groups", "a list of names or numbers")
         groups.append(each)

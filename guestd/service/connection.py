@@ -1,11 +1,12 @@
 """A connection: one reader, one writer.
 
-The reader takes frames and hands them to channels; what an operation does at once happens right there, between two
-checkpoints. The writer is the only one that sends: control frames first, then one frame from each channel that has
-something and credit for it, in turn. So a channel that is full, or whose client has given no credit, holds up only itself.
+The reader takes frames and hands them to channels; what an operation does at once happens right there,
+between two checkpoints. The writer is the only one that sends: control frames first, then one frame from each
+channel that has something and credit for it, in turn. So a channel that is full, or whose client has given no
+credit, holds up only itself.
 
-Bounds: control frames wait in a queue, and the reader stops reading while that queue is full. A peer that takes nothing for
-`limits.write_stall` is dropped; what it started goes on.
+Bounds: control frames wait in a queue, and the reader stops reading while that queue is full. A peer that
+takes nothing for `limits.write_stall` is dropped; what it started goes on.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
-from guestd.errors import GuestdError, InternalError, LimitReached, PeerTooSlow, ProtocolViolation, Unsupported
+from guestd.errors import (
+    GuestdError,
+    InternalError,
+    LimitReached,
+    PeerTooSlow,
+    ProtocolViolation,
+    Unsupported,
+)
 from guestd.service.channel import Channel
 from guestd.service.link import Outgoing
 from guestd.wire.frames import DATA_LIMIT, PING_LIMIT, Kind, encode
@@ -39,7 +47,8 @@ _QUEUE_BYTES = 1024 * 1024
 _BATCH = 64
 #: Data gathered for one write.
 _GATHER = 2 * DATA_LIMIT
-#: Little output in quick succession is sent together: at most one frame each 2 ms, unless there is a lot, and the first at once.
+#: Little output in quick succession is sent together: at most one frame each 2 ms, unless there is a lot, and
+#: the first at once.
 COALESCE_TIME = 0.002
 COALESCE_BYTES = 16 * 1024
 _GOODBYE_PATIENCE = 1.0
@@ -95,7 +104,9 @@ class Connection:
                         await self._greet()
                     await self._read()
                 except trio.TooSlowError:
-                    reason = PeerTooSlow(f"no hello within {self._settings.limits.handshake} s (limits.handshake)")
+                    reason = PeerTooSlow(
+                        f"no hello within {self._settings.limits.handshake} s (limits.handshake)"
+                    )
                 except GuestdError as error:
                     reason = error
                 if reason is not None:
@@ -113,7 +124,9 @@ class Connection:
             self._channels.clear()
 
     def start_soon(self, channel: Channel, answer: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
-        """For an operation that takes time: a task that ends the channel with what it returns, or with its error."""
+        """For an operation that takes time: a task that ends the channel with what it returns, or with its
+        error.
+        """
         assert self._nursery is not None
         self._nursery.start_soon(self._answer, channel, answer)
 
@@ -122,7 +135,7 @@ class Connection:
             channel.end(await answer())
         except GuestdError as error:
             channel.fail(error)
-        except Exception:
+        except Exception:  # noqa: BLE001  one operation's mistake is not the end of the session; the log has it
             _log.exception("%s: operation failed", self.peer)
             channel.fail(InternalError(_OWN_MISTAKE))
 
@@ -133,7 +146,8 @@ class Connection:
             while self._control or not self._parked:
                 await self._idle.wait()
 
-    # ------------------------------------------------------------------------------------------------------- reading
+    # -------------------------------------------------------------------------------------------------------
+    # reading
 
     async def _greet(self) -> None:
         frame = await self.link.receive()
@@ -169,7 +183,9 @@ class Connection:
                 channel.received(frame)
         elif kind is Kind.PING:
             if len(frame.payload) > PING_LIMIT:
-                raise ProtocolViolation(f"a PING of {len(frame.payload)} bytes; at most {PING_LIMIT} are echoed")
+                raise ProtocolViolation(
+                    f"a PING of {len(frame.payload)} bytes; at most {PING_LIMIT} are echoed"
+                )
             self.post(encode(Kind.PONG, 0, bytes(frame.payload)))
         elif kind is Kind.HELLO:
             raise ProtocolViolation("a second HELLO")
@@ -182,7 +198,9 @@ class Connection:
             raise ProtocolViolation(f"channel {number} is open already")
         fields = Fields(unpack(frame))
         limits = self._settings.limits
-        channel = Channel(number, limits.window, self._peer_window, self.post, self._channel_ready, self._channel_gone)
+        channel = Channel(
+            number, limits.window, self._peer_window, self.post, self._channel_ready, self._channel_gone
+        )
         self._channels[number] = channel
         try:
             channel.credit.available = fields.integer("window", self._peer_window, most=2**40)
@@ -195,16 +213,19 @@ class Connection:
             operation = self._operations.find(name)
             if operation is None:
                 known = ", ".join(self._operations.names())
-                raise Unsupported(f"there is no operation {name!r}; there are: {known}", field="op", expected=known)
+                raise Unsupported(
+                    f"there is no operation {name!r}; there are: {known}", field="op", expected=known
+                )
             channel.opened()
             operation(self, channel, fields)
         except GuestdError as error:
             channel.fail(error)
-        except Exception:
+        except Exception:  # noqa: BLE001  one operation's mistake is not the end of the session; the log has it
             _log.exception("%s: operation failed", self.peer)
             channel.fail(InternalError(_OWN_MISTAKE))
 
-    # ------------------------------------------------------------------------------------------------------- writing
+    # -------------------------------------------------------------------------------------------------------
+    # writing
 
     def post(self, frame: bytes) -> None:
         """Queue a control frame."""

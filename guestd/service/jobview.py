@@ -1,4 +1,6 @@
-"""A channel that shows a job: its output as DATA, its gaps as EVENT, its result as END; input and signals the other way."""
+"""A channel that shows a job: its output as DATA, its gaps as EVENT, its result as END; input and signals the
+other way.
+"""
 
 from __future__ import annotations
 
@@ -69,12 +71,18 @@ class JobView:
             raise BadOffset(f"{name} has {end} bytes; there is no offset {wanted} to continue from")
         return wanted
 
-    # -------------------------------------------------------------------------------------------------------- output
+    # --------------------------------------------------------------------------------------------------------
+    # output
 
     def _news(self) -> None:
         attachment = self._attachment
         # While little output waits for its 2 ms, more little output need not wake anybody.
-        if self._waits and attachment is not None and self._job.result is None and attachment.pending < COALESCE_BYTES:
+        if (
+            self._waits
+            and attachment is not None
+            and self._job.result is None
+            and attachment.pending < COALESCE_BYTES
+        ):
             return
         self._channel.wake()
 
@@ -113,11 +121,14 @@ class JobView:
             "gaps": {names[stream]: lost for stream, lost in attachment.lost.items()},
         }
 
-    # --------------------------------------------------------------------------------------------------------- input
+    # ---------------------------------------------------------------------------------------------------------
+    # input
 
     def on_data(self, stream: int, offset: int, data: memoryview) -> None:
         if stream != INPUT:
-            raise BadRequest(f"data for stream {stream}: only {INPUT}, the input, goes to a job", field="stream")
+            raise BadRequest(
+                f"data for stream {stream}: only {INPUT}, the input, goes to a job", field="stream"
+            )
         job_input = self._job.input
         if job_input is None or not self._takes_input:
             raise BadRequest(
@@ -136,7 +147,8 @@ class JobView:
             case _:
                 pass  # an event of a newer protocol; what is not known is ignored
 
-    # ----------------------------------------------------------------------------------------------------------- end
+    # -----------------------------------------------------------------------------------------------------------
+    # end
 
     def closed(self) -> None:
         if self._attachment is not None:

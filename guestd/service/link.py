@@ -1,4 +1,6 @@
-"""A link: a connected peer that sends and takes whole frames. Several kinds, one shape; nothing above knows which it has."""
+"""A link: a connected peer that sends and takes whole frames. Several kinds, one shape; nothing above knows
+which it has.
+"""
 
 from __future__ import annotations
 

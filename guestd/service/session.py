@@ -29,11 +29,11 @@ class Session:
     spawner: Spawner
     clock: Callable[[], tuple[float, float]]
     has_cgroups: bool
+    boot_id: str
     connections: set[Connection] = field(default_factory=set["Connection"])
     listening: list[str] = field(default_factory=list[str])
     session_id: str = field(default_factory=lambda: os.urandom(16).hex())
     generation: int = 0
-    boot_id: str = field(default_factory=lambda: read_boot_id())
     started: tuple[float, float] = (0.0, 0.0)
     served: int = 0
 

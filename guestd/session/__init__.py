@@ -1,1 +1,3 @@
-"""Jobs: work that has an id and outlives connections. A command is a job; so is whatever else runs for a client."""
+"""Jobs: work that has an id and outlives connections. A command is a job; so is whatever else runs for a
+client.
+"""

@@ -1,7 +1,8 @@
 """A viewer of a job: a cursor in each stream. Attaching is setting cursors; there is no queue behind them.
 
-A viewer that *holds* slows the job instead of losing bytes; any other that falls behind the ring gets a gap that says
-how much was lost. Whoever writes for the viewer pulls with `take`, and hears through `wake` when there is something new.
+A viewer that *holds* slows the job instead of losing bytes; any other that falls behind the ring gets a gap
+that says how much was lost. Whoever writes for the viewer pulls with `take`, and hears through `wake` when
+there is something new.
 """
 
 from __future__ import annotations

@@ -6,29 +6,30 @@ import os
 import resource
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from guestd.config import capability_numbers
 from guestd.errors import BadRequest, StartFailed
 from guestd.process.environment import JOB_ID, MARK, container_environment, job_environment
-from guestd.process.identity import default_user, pick_shell, resolve_identity
+from guestd.process.identity import pick_shell
 from guestd.process.spawn import Plan
 from guestd.session.input import Input
 from guestd.session.job import Job, Terms
 from guestd.session.recording import Recording
 from guestd.session.spool import Spool
+from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from guestd.config import Settings
-    from guestd.process.cgroup import Cgroup
-    from guestd.process.identity import Identity
+    from guestd.process.identity import Identity, Users
     from guestd.session.job import Surroundings
 
 INPUT, STDOUT, STDERR = 0, 1, 2
 STREAM_NAMES = {INPUT: "stdin", STDOUT: "stdout", STDERR: "stderr"}
 
+_KILLED_FIRST = "could not start: a kill of this id came before its start, and wins (killed)"
 _RLIMITS = {
     name.removeprefix("RLIMIT_").lower(): number
     for name, number in vars(resource).items()
@@ -38,7 +39,9 @@ _RLIMITS = {
 
 @dataclass(slots=True, kw_only=True)
 class CommandRequest:
-    """What a caller asked for, with the defaults filled in. Two requests under one id are the same if these are equal."""
+    """What a caller asked for, with the defaults filled in. Two requests under one id are the same if these
+    are equal.
+    """
 
     argv: list[str] | None
     shell: str | None
@@ -64,26 +67,48 @@ class CommandRequest:
         from hashlib import blake2b
 
         fields = {name: value for name, value in asdict(self).items() if name != "trace"}
-        return blake2b(repr(sorted(fields.items())).encode("utf-8", "surrogateescape"), digest_size=32).digest()
+        return blake2b(
+            repr(sorted(fields.items())).encode("utf-8", "surrogateescape"), digest_size=32
+        ).digest()
 
 
 class Command:
     """Makes jobs of requests."""
 
-    def __init__(self, settings: Settings, own: Identity, environment: Mapping[bytes, bytes]) -> None:
+    def __init__(
+        self, settings: Settings, users: Users, own: Identity, environment: Mapping[bytes, bytes]
+    ) -> None:
         self._settings = settings
+        self._users = users
+        self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._own = own
         self._container = container_environment(environment)
         self._drop = list(capability_numbers(settings.command.drop_capabilities))
 
-    def begin(self, job_id: str, mark: str, request: CommandRequest, around: Surroundings) -> Job:
-        """A job for the request, already on its way. What cannot be started is a job too, with that as its result."""
+    def close(self) -> None:
+        os.close(self._null)
+
+    def begin(
+        self,
+        job_id: str,
+        mark: str,
+        request: CommandRequest,
+        around: Surroundings,
+        *,
+        killed: bool = False,
+    ) -> Job:
+        """A job for the request, already on its way. What cannot be started is a job too, with that as its
+        result.
+        """
         job = Job(job_id, "command", mark, request.terms, around)
         job.about = {
             "command": request.shell if request.shell is not None else request.argv,
             "user": request.user,
             "cwd": request.cwd,
         }
+        if killed:
+            job.refuse(StartFailed(_KILLED_FIRST, stage="killed"), EndedBy.KILL)
+            return job
         try:
             plan = self._plan(job, request)
         except StartFailed as failure:
@@ -91,22 +116,22 @@ class Command:
             return job
         job.about = {**job.about, "user": plan.identity.name, "cwd": plan.cwd[0]}
         try:
-            ours = self._connect(job, request, plan)
+            close_child_fds = self._connect(job, request, plan)
         except OSError as error:
-            job.refuse(StartFailed(f"could not start: no pipes for it: {error.strerror}", stage="fork", errno=error.errno))
+            job.refuse(
+                StartFailed(
+                    f"could not start: no pipes for it: {error.strerror}", stage="fork", errno=error.errno
+                )
+            )
             return job
 
-        def with_cgroup(cgroup: Cgroup | None) -> Plan:
-            plan.cgroup = cgroup
-            return plan
-
-        around.nursery.start_soon(job.run, with_cgroup, ours)
+        job.start(plan, close_child_fds)
         return job
 
     def _plan(self, job: Job, request: CommandRequest) -> Plan:
         settings = self._settings
-        user = request.user if request.user is not None else default_user(settings.user)
-        identity = resolve_identity(user, request.group, request.groups, self._own)
+        user = request.user if request.user is not None else self._users.default_user(settings.user)
+        identity = self._users.resolve(user, request.group, request.groups, self._own)
         shell = pick_shell(settings.shell, identity)
         extra = {**request.trace, JOB_ID: job.id, MARK: job.mark}
         env = job_environment(self._container, settings.env, request.env, identity, shell, extra)
@@ -138,15 +163,20 @@ class Command:
             elif request.stdin == "closed":
                 plan.fds[INPUT] = None
             else:
-                plan.fds[INPUT] = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-                theirs.callback(os.close, plan.fds[INPUT])
+                plan.fds[INPUT] = self._null
             for stream in (STDOUT, STDERR):
                 read, write = os.pipe2(os.O_CLOEXEC)
                 theirs.callback(os.close, write)
                 plan.fds[stream] = write
                 spool = self._spool() if request.spool else None
                 recording = Recording(
-                    stream, STREAM_NAMES[stream], read, request.tape, job.viewers, job.stream_changed, spool,
+                    stream,
+                    STREAM_NAMES[stream],
+                    read,
+                    request.tape,
+                    job.viewers,
+                    job.stream_changed,
+                    spool,
                 )
                 ours.callback(recording.close)
                 job.recordings.append(recording)
@@ -167,8 +197,8 @@ def read_rlimits(asked: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
                 f"there is no resource limit {name!r}; known are: {', '.join(sorted(_RLIMITS))}",
                 field="rlimits", expected="names of resource limits",
             )  # fmt: skip
-        pair = value if isinstance(value, (list, tuple)) else [value, value]
-        numbers = [_limit(name, each) for each in pair]  # pyright: ignore[reportUnknownVariableType]  checked by _limit
+        pair = cast("list[object]", value if isinstance(value, (list, tuple)) else [value, value])
+        numbers = [_limit(name, each) for each in pair]
         if len(numbers) != 2 or _is_above(numbers[0], numbers[1]):
             raise BadRequest(
                 f"rlimits.{name}: {value!r} is not a soft limit and a hard limit not below it",

@@ -1,8 +1,8 @@
 """A job's input: bytes with absolute offsets, into a pipe that may be slower than its sender.
 
-What does not fit waits here, bounded by the credit that was given: credit goes back only for what the pipe has taken. A
-sender that comes back after a lost connection says where it continues; what is here already is dropped, so nothing is typed
-twice and a hole is an error.
+What does not fit waits here, bounded by the credit that was given: credit goes back only for what the pipe
+has taken. A sender that comes back after a lost connection says where it continues; what is here already is
+dropped, so nothing is typed twice and a hole is an error.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Input:
             if written:
                 consumed(written)
                 data = data[written:]
-        if data and self._fd is None:
+        if data and not self.is_open:
             consumed(len(data))
         elif data:
             # The view is of a buffer that the next read overwrites.
@@ -84,7 +84,7 @@ class Input:
                 data, consumed = self._queue[0]
                 written = self._try(data)
                 if written < len(data):
-                    if self._fd is not None:
+                    if self.is_open:
                         self._queue[0] = (data[written:], consumed)
                 else:
                     self._queue.popleft()

@@ -1,11 +1,14 @@
-"""A job: an id, its processes, its output on tapes, its input, and an exit slot that anybody can read at any time.
+"""A job: an id, its processes, its output on tapes, its input, and an exit slot that anybody can read at any
+time.
 
-It belongs to the session, never to a connection. Its end is a small machine of facts (`_settle`): the first process
-has been reaped; its streams have ended or were drained long enough; whoever ends the tree is done; the kernel was asked about
-memory. Facts arrive in any order, and when the last one is in, the result is written once.
+It belongs to the session, never to a connection. Its end is a small machine of facts (`_settle`): the first
+process has been reaped; its streams have ended or were drained long enough; whoever ends the tree is done;
+the kernel was asked about memory. Facts arrive in any order, and when the last one is in, the result is
+written once.
 
-What decides the end is the exit of the first process, not the end of its streams: a background child that holds stdout
-delays the result by a bounded drain, and its later output is read and thrown away, so that nobody dies of SIGPIPE.
+What decides the end is the exit of the first process, not the end of its streams: a background child that
+holds stdout delays the result by a bounded drain, and its later output is read and thrown away, so that
+nobody dies of SIGPIPE.
 """
 
 from __future__ import annotations
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from guestd.session.recording import Recording, Viewer
     from guestd.wire.result import Result
 
+#: How long a directly spawned job lives outside of a cgroup. See process/cgroup.py for what moving costs.
+_SETTLE_IN = 0.05
+
 
 @dataclass(slots=True, kw_only=True)
 class Surroundings:
@@ -56,8 +62,8 @@ class Terms:
     grace: float
     drain: float
     retain: float
-    #: `tree`: everything goes with the first process. `leave`: nothing else is touched. None: `leave` at a normal end,
-    #: `tree` at a timeout or a kill.
+    #: `tree`: everything goes with the first process. `leave`: nothing else is touched. None: `leave` at a
+    #: normal end, `tree` at a timeout or a kill.
     scope: str | None
     kill_on_disconnect: bool
 
@@ -100,7 +106,8 @@ class Job:
         self._told_start: list[Callable[[], None]] = []
         self._told_end: list[Callable[[], None]] = []
 
-    # ------------------------------------------------------------------------------------------------------- states
+    # -------------------------------------------------------------------------------------------------------
+    # states
 
     @property
     def state(self) -> str:
@@ -132,50 +139,88 @@ class Job:
         else:
             self._told_end.append(tell)
 
-    # ------------------------------------------------------------------------------------------------------ starting
+    # ------------------------------------------------------------------------------------------------------
+    # starting
 
-    async def run(self, plan: Callable[[Cgroup | None], Plan], child_fds: Callable[[], None]) -> None:
-        """Start it. `plan` says what, once its cgroup exists; `child_fds` closes this side's copies afterwards.
+    def start(self, plan: Plan, close_child_fds: Callable[[], None]) -> None:
+        """Start it: at once where that waits for nothing, else from a task. `close_child_fds` closes this
+        side's copies.
 
-        Comes back as soon as the program runs: what follows is told by facts.
+        When this returns the program runs, or is known not to, or is on its way.
         """
+        self._started = self._around.clock()
+        if self._around.spawner.starts_at_once(plan):
+            try:
+                pid = self._around.spawner.start_at_once(plan, self._on_exit)
+            except StartFailed as failure:
+                close_child_fds()
+                self._not_started(failure)
+                return
+            close_child_fds()
+            self._has_started(pid)
+        else:
+            self._around.nursery.start_soon(self._start_slowly, plan, close_child_fds)
+
+    async def _start_slowly(self, plan: Plan, close_child_fds: Callable[[], None]) -> None:
         around = self._around
-        self._started = around.clock()
+        pid = None
         try:
             with self._starting:
-                self._cgroup = around.cgroups.create(self.mark) if around.cgroups else None
                 if self.terms.timeout is not None:
                     self._starting.deadline = trio.current_time() + self.terms.timeout
-                self.pid = await around.spawner.start(plan(self._cgroup), self._on_exit)
+                if around.cgroups is not None and not around.spawner.is_plain(plan):
+                    self._cgroup = plan.cgroup = around.cgroups.create(self.mark)
+                pid = await around.spawner.start(plan, self._on_exit)
         except StartFailed as failure:
             self._not_started(failure)
             return
         finally:
-            child_fds()
-        if self.pid is None:
+            close_child_fds()
+        if pid is None:
             self._not_started(self._why_cancelled())
-            return
-        self._tree = Tree(self.pid, self.mark, self._cgroup, around.reaper.expects)
+        else:
+            self._has_started(pid)
+
+    def _has_started(self, pid: int) -> None:
+        around = self._around
+        self.pid = pid
+        self._tree = Tree(pid, self.mark, self._cgroup, around.reaper.expects)
         for recording in self.recordings:
             around.nursery.start_soon(recording.pump)
         if self.input is not None:
             around.nursery.start_soon(self.input.feed)
         if self.terms.timeout is not None:
             around.nursery.start_soon(self._watch_time)
+        if self._cgroup is None and around.cgroups is not None:
+            around.nursery.start_soon(self._settle_in, around.cgroups)
         self._tell_started()
         if self._ended_by is not None:
             # Asked for in the very moment of the start.
             self._begin_ending(*self._end_with)
         self._settle()
 
-    def refuse(self, failure: StartFailed) -> None:
+    async def _settle_in(self, cgroups: Cgroups) -> None:
+        """Give a job that lasts a group of its own. A short one is over before that would have been worth its
+        price.
+        """
+        assert self._tree is not None
+        with trio.move_on_after(_SETTLE_IN):
+            await self.ended.wait()
+        if self.result is None and (group := cgroups.create(self.mark)) is not None:
+            await trio.to_thread.run_sync(self._tree.settle_in, group)
+            self._cgroup = group
+
+    def refuse(self, failure: StartFailed, by: EndedBy | None = None) -> None:
         """End a job that is not even tried: what was asked cannot be started, and that is its result."""
         self._started = self._around.clock()
+        self._ended_by = by
         self._not_started(failure)
 
     def _why_cancelled(self) -> StartFailed:
         if self._ended_by is not None:
-            return StartFailed("could not start: it was killed before the program ran (killed)", stage="killed")
+            return StartFailed(
+                "could not start: it was killed before the program ran (killed)", stage="killed"
+            )
         return StartFailed(
             f"could not start: the program did not run within its timeout of {self.terms.timeout} s; its file or its"
             " directory is on a file system that does not answer (exec, ETIMEDOUT)",
@@ -194,7 +239,8 @@ class Job:
         for tell in told:
             tell()
 
-    # ------------------------------------------------------------------------------------------------------ attaching
+    # ------------------------------------------------------------------------------------------------------
+    # attaching
 
     def attach(self, start: Mapping[int, int], wake: Callable[[], None], *, holds: bool) -> Attachment:
         """A new viewer, each of its cursors at the given offset."""
@@ -210,7 +256,8 @@ class Job:
             for recording in self.recordings:
                 recording.made_room()
 
-    # --------------------------------------------------------------------------------------------------------- ending
+    # ---------------------------------------------------------------------------------------------------------
+    # ending
 
     def signal(self, number: int, *, first_only: bool) -> int:
         """Send a signal; returns how many processes got it."""
@@ -219,7 +266,9 @@ class Job:
         return len(self._tree.signal(number, first_only=first_only))
 
     def end(self, by: EndedBy, *, grace: float | None = None, scope: str | None = None) -> None:
-        """Begin to end it: SIGTERM, grace, SIGKILL. Asked again without grace, what is under way is shortened."""
+        """Begin to end it: SIGTERM, grace, SIGKILL. Asked again without grace, what is under way is
+        shortened.
+        """
         if self.result is not None:
             return
         grace = self.terms.grace if grace is None else grace
@@ -279,7 +328,8 @@ class Job:
             if self._exit is None:
                 self.end(EndedBy.TIMEOUT)
 
-    # ------------------------------------------------------------------------------------------------- facts of the end
+    # ------------------------------------------------------------------------------------------------- facts
+    # of the end
 
     def stream_changed(self) -> None:
         """Bytes have come, or a stream has ended."""
@@ -297,8 +347,15 @@ class Job:
             self._settle()
 
     def _settle(self) -> None:
-        """Write the result if every fact is in; otherwise see to the next one. Cheap, and harmless to call again."""
-        if self._exit is None or self.result is not None or self._ending_runs or not self.settled_start.is_set():
+        """Write the result if every fact is in; otherwise see to the next one. Cheap, and harmless to call
+        again.
+        """
+        if (
+            self._exit is None
+            or self.result is not None
+            or self._ending_runs
+            or not self.settled_start.is_set()
+        ):
             return
         if self.terms.scope == "tree" and self._ending is None and self._survivors():
             self._begin_ending(self.terms.grace, "tree")
@@ -330,7 +387,9 @@ class Job:
         in_group = self._cgroup is not None and self._cgroup.oom_kills() > 0
         # The kernel's log can be long: read it beside the loop.
         self._out_of_memory = in_group or await trio.to_thread.run_sync(
-            killed_for_memory, self._exit.victim, self._started[1],
+            killed_for_memory,
+            self._exit.victim,
+            self._started[1],
         )
         self._settle()
 
@@ -364,6 +423,6 @@ class Job:
         told, self._told_end = self._told_end, []
         for tell in told:
             tell()
-        for attachment in self.attachments:
+        for attachment in list(self.attachments):
             attachment.news()
         self._around.ended(self)

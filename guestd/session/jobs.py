@@ -1,7 +1,7 @@
 """All jobs of the session, by id: starting each id once, keeping the ended ones for a while, within bounds.
 
-An id that a client chose makes starting safe to repeat: the same request under it is the same job, another one is a
-conflict. A kill that comes before its start is remembered, and wins.
+An id that a client chose makes starting safe to repeat: the same request under it is the same job, another
+one is a conflict. A kill that comes before its start is remembered, and wins.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from guestd.session.command import Command, CommandRequest
     from guestd.session.job import Job
 
-#: How long a kill is remembered that came before its start: longer than any sane network keeps a request back.
+#: How long a kill is remembered that came before its start: longer than any sane network keeps a request
+#: back.
 REMEMBERED = 60.0
 ID_MAX = 128
 _ID_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _ID_REST = _ID_FIRST | {"_", "-"}
 ID_RULE = "a letter or digit, then up to 127 letters, digits, _ or -"
+
+
 class _Kept(NamedTuple):
     """An ended job: until when, and how much of its output."""
 
@@ -47,9 +50,22 @@ _TAPES_OF_A_COMMAND = 2
 class Jobs:
     """See the module. Everything here happens between two checkpoints: no lock, no half-made entry."""
 
-    def __init__(self, settings: Settings, command: Command) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        command: Command,
+        *,
+        spawner: Spawner,
+        reaper: Reaper,
+        cgroups: Cgroups | None,
+        clock: Callable[[], tuple[float, float]],
+    ) -> None:
         self._settings = settings
         self._command = command
+        self._spawner = spawner
+        self._reaper = reaper
+        self._cgroups = cgroups
+        self._clock = clock
         self._jobs: dict[str, Job] = {}
         self._digests: dict[str, bytes] = {}
         self._reserved: dict[str, int] = {}
@@ -66,21 +82,24 @@ class Jobs:
         self._around: Surroundings | None = None
         self.started = 0
 
-    async def run(
-        self, *, spawner: Spawner, reaper: Reaper, cgroups: Cgroups | None, clock: Callable[[], tuple[float, float]],
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:  # fmt: skip
-        """The jobs' own nursery: nothing in it belongs to a connection. Forgets what has been kept long enough."""
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The jobs' own nursery: nothing in it belongs to a connection. Forgets what was kept long enough."""
         async with trio.open_nursery() as nursery:
             self._around = Surroundings(
-                spawner=spawner, reaper=reaper, cgroups=cgroups, nursery=nursery, clock=clock, ended=self._has_ended,
+                spawner=self._spawner,
+                reaper=self._reaper,
+                cgroups=self._cgroups,
+                nursery=nursery,
+                clock=self._clock,
+                ended=self._has_ended,
             )
             task_status.started()
             while True:
                 await self._wait_for_expiry()
                 self._expire()
 
-    # ----------------------------------------------------------------------------------------------------- finding
+    # -----------------------------------------------------------------------------------------------------
+    # finding
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._jobs.values()))
@@ -102,7 +121,8 @@ class Jobs:
     def running(self) -> int:
         return len(self._jobs) - len(self._ended)
 
-    # ---------------------------------------------------------------------------------------------------- starting
+    # ----------------------------------------------------------------------------------------------------
+    # starting
 
     def start_command(self, job_id: str | None, request: CommandRequest) -> tuple[Job, bool]:
         """The job of that id, and whether it was made just now."""
@@ -116,7 +136,7 @@ class Jobs:
             if known is not None:
                 if self._digests.get(job_id) != digest:
                     raise Conflict(
-                        f"job {job_id!r} exists and was asked for differently; choose another id, or send what was sent",
+                        f"job {job_id!r} exists and was asked for differently; choose another id, or repeat that",
                         id=job_id,
                     )
                 return known, False
@@ -124,11 +144,9 @@ class Jobs:
             raise ShuttingDown("the session is stopping: nothing new is started")
         self._admit(request.tape * _TAPES_OF_A_COMMAND)
         assert self._around is not None
-        early = self._killed_early.pop(job_id, None)
+        killed = self._killed_early.pop(job_id, 0.0) > trio.current_time()
         self.started += 1
-        job = self._command.begin(job_id, os.urandom(8).hex(), request, self._around)
-        if early is not None and early > trio.current_time():
-            job.end(EndedBy.KILL, grace=0)
+        job = self._command.begin(job_id, os.urandom(8).hex(), request, self._around, killed=killed)
         self._jobs[job_id] = job
         if digest is not None:
             self._digests[job_id] = digest
@@ -154,12 +172,13 @@ class Jobs:
         while self._reserved_bytes + self._kept_bytes + tape_bytes > limits.tapes:
             if not self._forget_oldest():
                 raise LimitReached(
-                    f"the tapes of all jobs may take {limits.tapes} bytes and {self._reserved_bytes} are taken; ask for a"
-                    f" smaller `tape` than {tape_bytes // _TAPES_OF_A_COMMAND}, or raise limits.tapes",
+                    f"the tapes of all jobs may take {limits.tapes} bytes and {self._reserved_bytes} are taken; ask for"
+                    f" a smaller `tape` than {tape_bytes // _TAPES_OF_A_COMMAND}, or raise limits.tapes",
                     limit=limits.tapes, setting="limits.tapes",
                 )  # fmt: skip
 
-    # ------------------------------------------------------------------------------------------------------ killing
+    # ------------------------------------------------------------------------------------------------------
+    # killing
 
     def remember_kill(self, job_id: str) -> float:
         """Nobody has that id yet. If somebody starts it soon, the kill was first."""
@@ -187,8 +206,10 @@ class Jobs:
     def close(self) -> None:
         for job_id in list(self._jobs):
             self._forget(job_id)
+        self._command.close()
 
-    # ---------------------------------------------------------------------------------------------------- forgetting
+    # ----------------------------------------------------------------------------------------------------
+    # forgetting
 
     def _has_ended(self, job: Job) -> None:
         if self._jobs.get(job.id) is not job:

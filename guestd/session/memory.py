@@ -1,4 +1,6 @@
-"""Memory for tapes: an anonymous file, mapped. The file can be handed to a successor; the mapping is what is used here."""
+"""Memory for tapes: an anonymous file, mapped. The file can be handed to a successor; the mapping is what is
+used here.
+"""
 
 from __future__ import annotations
 

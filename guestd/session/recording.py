@@ -1,7 +1,8 @@
 """One output stream of a job: a descriptor read onto a tape, and the viewers that read from there.
 
-The pump reads straight into the tape's ring and tells the viewers; they pull at their own pace. Only viewers that *hold*
-slow the producer. The tape's memory is taken when the first byte comes: most commands that say nothing cost nothing.
+The pump reads straight into the tape's ring and tells the viewers; they pull at their own pace. Only viewers
+that *hold* slow the producer. The tape's memory is taken when the first byte comes: most commands that say
+nothing cost nothing.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ class Recording:
         os.set_blocking(fd, False)
         self.at_end = False
 
-    # ------------------------------------------------------------------------------------------------ what is kept
+    # ------------------------------------------------------------------------------------------------ what is
+    # kept
 
     @property
     def tape(self) -> Tape | None:
@@ -95,12 +97,14 @@ class Recording:
             return self.spool.read(offset, most)
         return tape.read(offset, most)
 
-    # ------------------------------------------------------------------------------------------------------ reading
+    # ------------------------------------------------------------------------------------------------------
+    # reading
 
     async def pump(self) -> None:
         """Read until the end of the stream, or until `stop_recording`; then go on reading, and discard."""
         try:
-            # More room only once the stream turns out to be bulk: a pipe of 1 MiB counts against its user's limit.
+            # More room only once the stream turns out to be bulk: a pipe of 1 MiB counts against its user's
+            # limit.
             widened = False
             while self._recording and not self.at_end:
                 size = self._read_once()
@@ -140,7 +144,9 @@ class Recording:
         return self.end + int.from_bytes(count, "little")
 
     def stop_recording(self) -> None:
-        """The tape ends here. What still comes is read and thrown away, so that its writer does not die of SIGPIPE."""
+        """The tape ends here. What still comes is read and thrown away, so that its writer does not die of
+        SIGPIPE.
+        """
         if self._recording:
             self._recording = False
             self._close_tape()

@@ -1,8 +1,8 @@
 """A file behind a tape, for output of which nothing may be lost.
 
-While it has room, everything on the tape is in the file too, so nobody needs to hold the producer. When it is full (its
-limit, or the disk's), the tape goes on by itself, and the producer waits for whoever holds it: slower, but nothing is lost.
-With nobody there it waits until somebody is.
+While it has room, everything on the tape is in the file too, so nobody needs to hold the producer. When it is
+full (its limit, or the disk's), the tape goes on by itself, and the producer waits for whoever holds it:
+slower, but nothing is lost. With nobody there it waits until somebody is.
 """
 
 from __future__ import annotations

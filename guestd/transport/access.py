@@ -1,8 +1,10 @@
 """Who may connect. Nothing that runs in the guest can drive the supervisor, unless the configuration says so.
 
 - vsock: the host, CID 2. A process of the guest that comes over the loopback transport has another CID.
-- unix: root, the supervisor's own user, and `access.unix_uids`; the socket's mode keeps others out before that.
-- tcp: this machine's loopback, or anybody with the token; without a token guestd does not listen beyond loopback.
+- unix: root, the supervisor's own user, and `access.unix_uids`; the socket's mode keeps others out before
+  that.
+- tcp: this machine's loopback, or anybody with the token; without a token guestd does not listen beyond
+  loopback.
 """
 
 from __future__ import annotations
@@ -61,7 +63,9 @@ class Access:
 
         given = (hello.token or "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(given, self._token):
-            raise Unauthorized("this listener wants a token: the one in the guest's token_file, in HELLO `token`")
+            raise Unauthorized(
+                "this listener wants a token: the one in the guest's token_file, in HELLO `token`"
+            )
 
 
 def _credentials(sock: socket.socket) -> tuple[int, int, int]:
@@ -77,7 +81,9 @@ def read_token(path: str) -> bytes:
     except OSError as error:
         raise ConfigError(f"token_file {path!r}: {error.strerror}") from None
     if len(token) < _TOKEN_LEAST:
-        raise ConfigError(f"token_file {path!r}: a token has at least {_TOKEN_LEAST} characters; this has {len(token)}")
+        raise ConfigError(
+            f"token_file {path!r}: a token has at least {_TOKEN_LEAST} characters; this has {len(token)}"
+        )
     return token
 
 

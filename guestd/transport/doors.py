@@ -1,7 +1,9 @@
-"""Accepting: from a connected socket to a served connection. Access first, then the dialect by the first byte.
+"""Accepting: from a connected socket to a served connection. Access first, then the dialect by the first
+byte.
 
-0x00 begins the native preface, an upper-case letter an HTTP request. Everything before a peer's hello is bounded in bytes and
-time, and connections are bounded in number, so whoever says nothing, or nonsense, costs little and not for long.
+0x00 begins the native preface, an upper-case letter an HTTP request. Everything before a peer's hello is
+bounded in bytes and time, and connections are bounded in number, so whoever says nothing, or nonsense, costs
+little and not for long.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ _log = logging.getLogger("guestd.listen")
 #: When this process has no descriptor left for one more connection.
 _OUT_OF_FDS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATHER = 0.1
-#: What the kernel buffers for a peer. Bulk needs room for a full gather; more only adds delay before what comes after it.
+#: What the kernel buffers for a peer. Bulk needs room for a full gather; more only adds delay before what
+#: comes after it.
 _SEND_BUFFER = 512 * 1024
 FEATURES = ["exec", "attach", "spool", "websocket"]
 
@@ -78,7 +81,12 @@ class Doors:
                         sock.send(PREFACE + encode(Kind.GOAWAY, 0, pack(error.to_map())))
                 except* trio.TooSlowError:
                     _log.warning("%s: dropped: it said nothing for too long (limits.handshake)", peer)
-                except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel) as group:
+                except* (
+                    OSError,
+                    trio.BrokenResourceError,
+                    trio.ClosedResourceError,
+                    trio.EndOfChannel,
+                ) as group:
                     _log.info("%s: the connection broke: %r", peer, group.exceptions[0])
         except OSError as error:
             _log.info("a peer was gone before it was asked who it is: %s", error)
@@ -111,10 +119,15 @@ class Doors:
 
             family = sock.family
             await serve_http(
-                sock, peer, self._session.settings.limits.handshake, lambda link: self._serve_link(link, family),
+                sock,
+                peer,
+                self._session.settings.limits.handshake,
+                lambda link: self._serve_link(link, family),
             )
         elif first:
-            raise ProtocolViolation(f"the connection began with {first!r}: neither the preface nor an HTTP request")
+            raise ProtocolViolation(
+                f"the connection began with {first!r}: neither the preface nor an HTTP request"
+            )
 
     async def _serve_link(self, link: Link, family: int) -> None:
         session = self._session

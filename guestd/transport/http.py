@@ -33,7 +33,10 @@ _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\
 
 
 async def serve_http(
-    sock: socket.socket, peer: str, timeout: float, serve: Callable[[WebSocketLink], Awaitable[None]],
+    sock: socket.socket,
+    peer: str,
+    timeout: float,
+    serve: Callable[[WebSocketLink], Awaitable[None]],
 ) -> None:
     """Read the head; upgrade and serve, or answer. `timeout` bounds what happens before `serve`."""
     stream = _Prefixed(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
@@ -49,14 +52,19 @@ async def serve_http(
 
 
 async def _serve_websocket(
-    stream: _Prefixed, peer: str, timeout: float, serve: Callable[[WebSocketLink], Awaitable[None]],
+    stream: _Prefixed,
+    peer: str,
+    timeout: float,
+    serve: Callable[[WebSocketLink], Awaitable[None]],
 ) -> None:
     # The first one costs 25 ms: not on the loop's time.
     module = await trio.to_thread.run_sync(_load)
     async with trio.open_nursery() as nursery:
         with trio.fail_after(timeout):
             request = await module.wrap_server_stream(
-                nursery, stream, max_message_size=HANDSHAKE_FRAME_LIMIT,
+                nursery,
+                stream,
+                max_message_size=HANDSHAKE_FRAME_LIMIT,
                 receive_buffer_size=module.websocket.RECEIVE_BUFFER_SIZE,
             )
             websocket = await request.accept()

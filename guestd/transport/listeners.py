@@ -53,7 +53,9 @@ def passed_listeners(environ: Mapping[str, str]) -> list[Listener]:
 
 
 def open_listeners(settings: Settings, *, has_token: bool) -> list[Listener]:
-    """Listen where the settings say; without a word, on the guest's own socket and on vsock where there is one."""
+    """Listen where the settings say; without a word, on the guest's own socket and on vsock where there is
+    one.
+    """
     opened: list[Listener] = []
     try:
         if settings.listen:
@@ -85,7 +87,7 @@ def open_listener(address: Address, settings: Settings, *, has_token: bool) -> L
             case "tcp":
                 if not is_loopback(address.host) and not has_token:
                     raise ConfigError(
-                        f"cannot listen on {address}: that is reachable from beyond this machine, and there is no token;"
+                        f"cannot listen on {address}: it is reachable from beyond this machine and there is no token;"
                         " set token_file, or listen on tcp:127.0.0.1:PORT",
                     )
                 return _tcp(address)
@@ -128,7 +130,9 @@ def _clear_stale(path: str) -> None:
             return
         except BlockingIOError:
             pass
-    raise ConfigError(f"cannot listen on unix:{path}: another process listens there; is guestd running already?")
+    raise ConfigError(
+        f"cannot listen on unix:{path}: another process listens there; is guestd running already?"
+    )
 
 
 def _tcp(address: Address) -> Listener:

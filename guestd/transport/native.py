@@ -1,4 +1,6 @@
-"""The native dialect over a stream socket: reads straight into the decoder's buffer, writes straight from the ring."""
+"""The native dialect over a stream socket: reads straight into the decoder's buffer, writes straight from the
+ring.
+"""
 
 from __future__ import annotations
 

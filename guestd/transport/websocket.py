@@ -1,7 +1,7 @@
 """The WebSocket dialect: each binary message is one native frame without its length.
 
-Imported when the first such client comes. Only the connection's writer sends, since a send that is cancelled half way leaves
-half a message on the wire: `flush` cancelled means the link is done with.
+Imported when the first such client comes. Only the connection's writer sends, since a send that is cancelled
+half way leaves half a message on the wire: `flush` cancelled means the link is done with.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class WebSocketLink:
     def allow(self, limit: int) -> None:
         self._limit = limit
         # The library fixes the bound when a connection is made, before anybody knows who is there.
-        self._websocket._max_message_size = limit + HEAD  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        self._websocket._max_message_size = limit + HEAD  # noqa: SLF001  see above
 
     async def receive(self) -> Frame | None:
         try:

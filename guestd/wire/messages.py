@@ -7,7 +7,7 @@ nobody asks for are ignored, so a newer peer may say more than an older one unde
 from __future__ import annotations
 
 import reprlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import msgpack
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from guestd.wire.frames import Frame
 
+D = TypeVar("D")
 _MISSING: Any = object()
+_TEN_YEARS = 10 * 365 * 86400.0
 #: How much of a peer's own text an error repeats, in characters.
 _SHOWN = 80
 #: Not plain `repr`, which goes as deep as the value is nested: a thousand lists in each other are a RecursionError.
@@ -28,7 +30,7 @@ _REPR.maxstring = _REPR.maxother = _SHOWN
 
 def pack(fields: Mapping[str, object]) -> bytes:
     """A control payload. Text that came from the system with undecodable bytes keeps them."""
-    return cast("bytes", msgpack.packb(fields, use_bin_type=True, unicode_errors="surrogateescape"))
+    return msgpack.packb(fields, use_bin_type=True, unicode_errors="surrogateescape")
 
 
 def unpack(frame: Frame) -> dict[str, Any]:
@@ -59,11 +61,11 @@ class Fields:
     def has(self, name: str) -> bool:
         return self._map.get(name) is not None
 
-    def text(self, name: str, default: str | None = _MISSING, *, most: int = 65536) -> str:
+    def text(self, name: str, default: D = _MISSING, *, most: int = 65536) -> str | D:
         """Text without NUL. Bytes are taken as the system's file names are."""
         value = self._get(name, default)
         if value is default:
-            return cast("str", value)
+            return cast("D", value)
         if isinstance(value, bytes):
             value = value.decode("utf-8", "surrogateescape")
         if not isinstance(value, str):
@@ -74,10 +76,12 @@ class Fields:
             raise self.bad(name, f"text of at most {most} characters")
         return value
 
-    def choice(self, name: str, choices: tuple[str, ...], default: str | None = _MISSING) -> str:
+    def choice(self, name: str, choices: tuple[str, ...], default: D = _MISSING) -> str | D:
         value = self._get(name, default)
-        if value is default or value in choices:
-            return cast("str", value)
+        if value is default:
+            return cast("D", value)
+        if isinstance(value, str) and value in choices:
+            return value
         raise self.bad(name, "one of " + ", ".join(choices))
 
     def flag(self, name: str, *, default: bool = False) -> bool:
@@ -86,27 +90,27 @@ class Fields:
             return value
         raise self.bad(name, "true or false")
 
-    def integer(self, name: str, default: int | None = _MISSING, *, least: int = 0, most: int = 2**63 - 1) -> int:
+    def integer(self, name: str, default: D = _MISSING, *, least: int = 0, most: int = 2**63 - 1) -> int | D:
         value = self._get(name, default)
         if value is default:
-            return cast("int", value)
+            return cast("D", value)
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
             return value
         raise self.bad(name, f"a whole number from {least} to {most}")
 
-    def seconds(self, name: str, default: float | None = _MISSING, *, most: float = 10 * 365 * 86400.0) -> float:
+    def seconds(self, name: str, default: D = _MISSING, *, most: float = _TEN_YEARS) -> float | D:
         value = self._get(name, default)
         if value is default:
-            return cast("float", value)
+            return cast("D", value)
         # `0 <= value` is also what refuses NaN.
         if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most:
             return float(value)
         raise self.bad(name, f"seconds, from 0 to {most:.0f}")
 
-    def texts(self, name: str, default: list[str] | None = _MISSING) -> list[str]:
+    def texts(self, name: str, default: D = _MISSING) -> list[str] | D:
         value = self._get(name, default)
         if value is default:
-            return cast("list[str]", value)
+            return cast("D", value)
         if not isinstance(value, list):
             raise self.bad(name, "a list of texts")
         items = cast("list[object]", value)
@@ -134,7 +138,7 @@ class Fields:
             return value
         raise self.bad(name, "a name or a number")
 
-    def raw(self, name: str) -> Any:
+    def raw(self, name: str) -> object:
         return self._map.get(name)
 
     def bad(self, name: str, expected: str) -> BadRequest:
@@ -147,7 +151,7 @@ class Fields:
             what = f"field {field!r} is {_short(_REPR.repr(self._map[name]))}; expected: {expected}"
         return BadRequest(what, field=field, expected=expected)
 
-    def _get(self, name: str, default: object) -> Any:
+    def _get(self, name: str, default: object) -> Any:  # noqa: ANN401  each caller looks what it is
         value = self._map.get(name)
         if value is not None:
             return value

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno as errno_names
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """The ways a job can end."""
 
     EXITED = "exited"
@@ -22,7 +22,7 @@ class Outcome(str, Enum):
     UNKNOWN = "unknown"
 
 
-class EndedBy(str, Enum):
+class EndedBy(StrEnum):
     """Who ended it, when it did not end by itself."""
 
     KILL = "kill"
