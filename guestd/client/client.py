@@ -13,6 +13,7 @@ from guestd.client.connection import DEFAULT_WINDOW, Connection, identity
 from guestd.client.inbox import Inbox
 from guestd.client.jobs import Completed, Job, collect, exec_fields
 from guestd.client.link import StreamLink
+from guestd.client.tasks import background
 from guestd.client.transport import dial
 from guestd.errors import ConnectionLost, Unavailable
 from guestd.wire.address import Address, parse_address
@@ -54,10 +55,16 @@ class Client:
         """
         return await self.open_job(exec_fields(argv, options))
 
-    async def start(self, argv: Sequence[str | bytes] | None = None, **options: Unpack[ExecOptions]) -> str:
-        """Start a command and leave it to itself. Returns its id."""
-        found = await self._ask({**exec_fields(argv, options), "detach": True})
-        return str(found.get("id"))
+    async def start(
+        self, argv: Sequence[str | bytes] | None = None, **options: Unpack[ExecOptions]
+    ) -> dict[str, Any]:
+        """Start a command and leave it to itself. Returns its `id`, `pid`, and whether it was `created` now.
+
+        Without a pid it could not start, and `wait` says why.
+        """
+        channel = self._connection.open({**exec_fields(argv, options), "detach": True})
+        started = await _or_reset(channel, channel.wait_accepted)
+        return {name: started.get(name) for name in ("id", "pid", "created", "state", "started_at")}
 
     async def attach(
         self,
@@ -142,23 +149,6 @@ async def _feed(job: Job, data: bytes) -> None:
 
 def _given(**fields: object) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
-
-
-@asynccontextmanager
-async def background() -> AsyncGenerator[trio.Nursery]:
-    """A nursery whose tasks end with the block, and that hands on the block's own exception as it is.
-
-    A plain nursery wraps it into a group, and `except NotFound` around a `with connect(...)` would never match.
-    """
-    caught: BaseException | None = None
-    async with trio.open_nursery() as nursery:
-        try:
-            yield nursery
-        except BaseException as error:  # noqa: BLE001 - raised again below, outside of the nursery
-            caught = error
-        nursery.cancel_scope.cancel()
-    if caught is not None:
-        raise caught
 
 
 @asynccontextmanager

@@ -59,7 +59,7 @@ class _Growing:
 class Inbox:
     """See the module. `start` says from where output is wanted."""
 
-    __slots__ = ("_discarding", "_items", "_start", "held", "positions")
+    __slots__ = ("_discarding", "_items", "_start", "began", "held", "positions")
 
     def __init__(self, start: Mapping[str, int] | Start = "start") -> None:
         self._start = start
@@ -67,6 +67,8 @@ class Inbox:
         self._discarding = False
         #: Bytes that wait to be taken.
         self.held = 0
+        #: Where each stream began here.
+        self.began: dict[str, int] = {}
         #: How far each stream has come: the offset of the next byte that is wanted.
         self.positions: dict[str, int] = dict(start) if not isinstance(start, str) else {}
 
@@ -78,6 +80,7 @@ class Inbox:
             place = cast("dict[str, object]", kept).get("end" if self._start == "end" else "start")
             if isinstance(place, int):
                 self.positions[name] = place
+        self.began = dict(self.positions)
 
     def put(self, number: int, offset: int, data: memoryview) -> int:
         """Bytes came; they are copied out of `data`. Returns how many of them nobody will take."""

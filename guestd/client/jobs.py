@@ -120,6 +120,11 @@ class Job:
         return self._channel.error
 
     @property
+    def began(self) -> dict[str, int]:
+        """The offset at which the output of each stream begins here."""
+        return dict(self._channel.inbox.began)
+
+    @property
     def positions(self) -> dict[str, int]:
         """How far the output of each stream has arrived."""
         return dict(self._channel.inbox.positions)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import trio
 
 from guestd.client.channel import again
-from guestd.client.client import background
 from guestd.client.jobs import exec_fields
+from guestd.client.tasks import background
 from guestd.errors import ConnectionLost, GuestdError, ShuttingDown, Unavailable
 
 if TYPE_CHECKING:

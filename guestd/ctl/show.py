@@ -1,0 +1,123 @@
+"""Answers as text for a person. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any, cast
+
+from guestd.ctl.failures import printable
+from guestd.wire.result import Outcome, Result, signal_name
+
+_COLUMNS = ("ID", "KIND", "STATE", "PID", "USER", "AGE", "CPU", "STDOUT", "STDERR", "COMMAND")
+_RIGHT = frozenset({"PID", "AGE", "CPU", "STDOUT", "STDERR"})
+_UNITS = ("", "K", "M", "G", "T", "P")
+
+
+def show_jobs(jobs: list[dict[str, Any]]) -> str:
+    """A table, oldest first. The command comes last and is never cut: a terminal wraps, a pipe wants it all."""
+    if not jobs:
+        return "no jobs"
+    rows = [_COLUMNS, *(_row(job) for job in jobs)]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(_COLUMNS) - 1)]
+    lines: list[str] = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+            for name, cell, width in zip(_COLUMNS[:-1], row[:-1], widths, strict=True)
+        ]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return "\n".join(lines)
+
+
+def _row(job: dict[str, Any]) -> tuple[str, ...]:
+    result = Result.from_map(job["result"]) if job.get("result") else None
+    streams: dict[str, dict[str, int]] = job.get("streams") or {}
+    pid, age = job.get("pid"), job.get("age")
+    return (
+        printable(str(job.get("id", ""))),
+        str(job.get("kind", "")),
+        show_outcome(result) if result else str(job.get("state", "")),
+        "-" if pid is None else str(pid),
+        printable(str(job.get("user") or "-")),
+        "-" if age is None else show_age(float(age)),
+        _cpu(job, result),
+        *(show_size(streams.get(name, {}).get("end", 0)) for name in ("stdout", "stderr")),
+        _command(job.get("command")),
+    )
+
+
+def _cpu(job: dict[str, Any], result: Result | None) -> str:
+    user, system = (
+        (result.cpu_user, result.cpu_system) if result else (job.get("cpu_user"), job.get("cpu_system"))
+    )
+    if user is None or system is None:
+        return "-"
+    return f"{user + system:.2f}s"
+
+
+def _command(command: object) -> str:
+    if isinstance(command, list):
+        return printable(shlex.join(_text(word) for word in cast("list[object]", command)))
+    return printable(_text(command or "-"))
+
+
+def _text(word: object) -> str:
+    return word.decode("utf-8", "backslashreplace") if isinstance(word, bytes) else str(word)
+
+
+def show_outcome(result: Result) -> str:
+    """The end of a job in a word or two."""
+    match result.outcome:
+        case Outcome.EXITED:
+            return f"exited {result.code}"
+        case Outcome.SIGNALED:
+            return signal_name(result.signal or 0)
+        case outcome:
+            return outcome.value.replace("_", " ")
+
+
+def show_age(seconds: float) -> str:
+    """`7s`, `3m20s`, `5h02m`, `2d07h`."""
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if minutes == 0:
+        return f"{whole}s"
+    if hours == 0:
+        return f"{minutes}m{whole % 60:02}s"
+    if days == 0:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{days}d{hours % 24:02}h"
+
+
+def show_size(size: float) -> str:
+    """`17`, `4.0K`, `1.5M`."""
+    for unit in _UNITS:
+        if size < 1024 or unit == _UNITS[-1]:
+            return f"{size:.0f}" if not unit else f"{size:.1f}{unit}"
+        size /= 1024
+    raise AssertionError
+
+
+def show_status(found: dict[str, Any]) -> str:
+    """The state of a guest: what a person asks first, then whatever else it says."""
+    jobs, tapes = _map(found, "jobs"), _map(found, "tapes")
+    workspace, memory = _map(found, "workspace"), _map(found, "memory")
+    running, kept, started = (jobs.get(name, 0) for name in ("running", "kept", "started"))
+    up = show_age(found.get("uptime") or 0)
+    lines = [
+        ("guestd", f"{found.get('version', '?')}, pid {found.get('pid', '?')}, up {up}"),
+        ("jobs", f"{running} running, {kept} kept, {started} started so far, limit {jobs.get('limit', '?')}"),
+        ("output", f"{show_size(tapes.get('bytes', 0))} kept, limit {show_size(tapes.get('limit', 0))}"),
+        ("memory", show_size(memory.get("rss", 0))),
+        ("workspace", f"{workspace.get('path', '?')}{'' if workspace.get('there') else ' (not there)'}"),
+        ("listening", ", ".join(str(each) for each in found.get("listening") or ())),
+        ("connections", str(found.get("connections", "?"))),
+        ("boot", str(found.get("boot_id", "?"))),
+        ("session", f"{found.get('session_id', '?')}, generation {found.get('generation', '?')}"),
+    ]
+    return "\n".join(f"{name:<12}{printable(text)}" for name, text in lines)
+
+
+def _map(found: dict[str, Any], name: str) -> dict[str, Any]:
+    value: object = found.get(name)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

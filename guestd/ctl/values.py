@@ -1,0 +1,106 @@
+"""What is written on the command line, as values: durations, sizes, offsets, variables, limits. Pure.
+
+Each reader raises ValueError whose text says what was written and what would be right.
+"""
+
+from __future__ import annotations
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_STREAMS = ("stdout", "stderr")
+
+RLIMIT_EXAMPLE = "NAME=SOFT[:HARD], as nofile=1024:4096 or core=unlimited"
+
+
+def seconds(text: str) -> float:
+    """`2`, `0.5`, `30s`, `5m`, `1h`."""
+    number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
+    unit = text[len(number) :] or "s"
+    try:
+        value = float(number) * _SECONDS[unit]
+    except (ValueError, KeyError):
+        value = -1.0
+    # `>=` is also what refuses nan.
+    if value >= 0 and value != float("inf"):
+        return value
+    raise ValueError(f"{text!r} is no duration; write seconds (2, 0.5) or a unit (500ms, 30s, 5m, 1h)")
+
+
+def size(text: str) -> int:
+    """`65536`, `64K`, `1M`, `2GiB`."""
+    lower = text.lower().removesuffix("ib") if text.lower().endswith(("kib", "mib", "gib")) else text.lower()
+    number = lower.rstrip("bkmg")
+    unit = lower[len(number) :]
+    if number.isdecimal() and unit in _SIZES and len(number) < 19:
+        return int(number) * _SIZES[unit]
+    raise ValueError(f"{text!r} is no size; write bytes (65536) or a unit (64K, 1M, 2G)")
+
+
+def variable(text: str) -> tuple[str, str]:
+    """`NAME=VALUE`."""
+    name, equals, value = text.partition("=")
+    if name and equals:
+        return name, value
+    raise ValueError(f"{text!r} is no variable; write NAME=VALUE (NAME= makes it empty)")
+
+
+def name_or_number(text: str) -> str | int:
+    """A user or a group."""
+    if not text:
+        raise ValueError("a user or group is a name or a number, not empty")
+    return int(text) if text.isdecimal() else text
+
+
+def octal(text: str) -> int:
+    """A umask, as chmod writes it."""
+    try:
+        value = int(text, 8)
+    except ValueError:
+        value = -1
+    if 0 <= value <= 0o777:
+        return value
+    raise ValueError(f"{text!r} is no umask; write it in octal, from 000 to 777, as 022")
+
+
+def rlimit(text: str) -> tuple[str, int | str | list[int | str]]:
+    """`nofile=1024`, `nofile=1024:4096`, `core=unlimited`."""
+    name, equals, limits = text.partition("=")
+    soft, colon, hard = limits.partition(":")
+    if not name or not equals:
+        raise ValueError(f"{text!r} is no limit; write {RLIMIT_EXAMPLE}")
+    if colon:
+        return name.lower(), [_limit(text, soft), _limit(text, hard)]
+    return name.lower(), _limit(text, soft)
+
+
+def _limit(text: str, limit: str) -> int | str:
+    if limit == "unlimited":
+        return limit
+    if limit.isdecimal():
+        return int(limit)
+    try:
+        return size(limit)
+    except ValueError:
+        raise ValueError(f"{text!r}: {limit!r} is no limit; write {RLIMIT_EXAMPLE}") from None
+
+
+def offsets(text: str) -> dict[str, int] | str:
+    """`4096` (of stdout), `stdout=10,stderr=0`, `start`, `end`."""
+    if text in {"start", "end"}:
+        return text
+    if text.isdecimal():
+        return {"stdout": int(text)}
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, _, number = part.partition("=")
+        if name not in _STREAMS or not number.isdecimal() or name in found:
+            raise ValueError(
+                f"{text!r} is no offset; write a number (of stdout), stdout=N,stderr=N, `start` or `end`"
+            )
+        found[name] = int(number)
+    return found
+
+
+def show_offsets(positions: dict[str, int]) -> str:
+    """The same, to be typed again."""
+    return ",".join(f"{name}={positions[name]}" for name in _STREAMS if name in positions) or "start"
