@@ -13,7 +13,8 @@ docs/decisions.md has the measurements.
 A request is one SOCK_SEQPACKET message: one byte that says whether a cgroup comes along, then a marshalled
 map, or a map that says it lies in a memfd because it is too long for one message. Descriptors ride along: the
 error pipe, the cgroup if any, that memfd if any, then the child's own. The answer is the pid, or a negative
-errno.
+errno. The clone itself gives the first: were it this process, its death in between would leave a program running that
+the supervisor takes for one that was never started.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Serve until the supervisor closes the socket or dies."""
     control = _socket.socket(fileno=CONTROL_FD)
+    _hold_standard_fds()
     # Python handles the first and ignores the others; ignored signals would survive the exec.
     for number in (_SIGINT, _SIGPIPE, _SIGXFSZ):
         _libc.signal(number, None)
@@ -75,10 +77,19 @@ def main() -> None:
         in_group = message[:1] == WITH_CGROUP
         pid = _clone(fds[1] if in_group else None)
         if pid == 0:
-            _become(message[1:], fds, in_group=in_group)
+            _become(control, message[1:], fds, in_group=in_group)
+        failure = ctypes.get_errno()
         for fd in fds:
             os.close(fd)
-        control.send(str(pid if pid > 0 else -ctypes.get_errno()).encode())
+        if pid < 0:
+            control.send(str(-failure).encode())
+
+
+def _hold_standard_fds() -> None:
+    """Have something at 0, 1 and 2: a descriptor that came in there would be overwritten by the child's own."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < CONTROL_FD:
+        os.set_inheritable(fd, True)
+    os.close(fd)
 
 
 def _clone(cgroup: int | None) -> int:
@@ -92,11 +103,12 @@ def _clone(cgroup: int | None) -> int:
     return _libc.syscall(_CLONE3, args, ctypes.sizeof(args))
 
 
-def _become(message: bytes, fds: list[int], *, in_group: bool) -> None:
+def _become(control: _socket.socket, message: bytes, fds: list[int], *, in_group: bool) -> None:
     """In the clone: turn into what was asked, or say where it failed. Does not return."""
     report = fds[0]
     stage = "fork"
     try:
+        control.send(str(os.getpid()).encode())
         for stage in _stages(message, fds[2:] if in_group else fds[1:]):  # noqa: B007  what it was when it failed
             pass
     except OSError as error:
@@ -124,7 +136,7 @@ def _stages(message: bytes, fds: list[int]) -> Iterator[str]:
             file.seek(0)
             file.write(str(plan["oom_score_adj"]))
     for number, limits in plan["rlimits"]:
-        resource.setrlimit(number, limits)
+        _limit(number, limits)
     if plan["nice"]:
         os.setpriority(os.PRIO_PROCESS, 0, plan["nice"])
     yield "stdin"
@@ -147,6 +159,14 @@ def _stages(message: bytes, fds: list[int]) -> Iterator[str]:
     path = env.get(b"PATH")
     program = find_program(plan["program"], None if path is None else os.fsdecode(path))
     os.execve(program, plan["argv"], env)
+
+
+def _limit(number: int, limits: tuple[int, int]) -> None:
+    try:
+        resource.setrlimit(number, limits)
+    except ValueError as error:
+        # What Python makes of EPERM; EINVAL, the other one, is a soft limit above the hard one, and was refused before.
+        raise OSError(errno.EPERM, str(error)) from None
 
 
 def _place(targets: list[tuple[int, bool]], own: Iterator[int]) -> None:

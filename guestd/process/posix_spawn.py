@@ -32,7 +32,8 @@ def _attributes() -> ctypes.Array[ctypes.c_char]:
     every = ctypes.create_string_buffer(_SIGSET_SIZE)
     none = ctypes.create_string_buffer(_SIGSET_SIZE)
     _libc.posix_spawnattr_init(attributes)
-    _libc.sigfillset(every)
+    # Not sigfillset, which leaves out the two signals that libc keeps for itself: those posix_spawn would have ignored.
+    ctypes.memset(every, 0xFF, _SIGSET_SIZE)
     _libc.sigemptyset(none)
     _libc.posix_spawnattr_setsigdefault(attributes, every)
     _libc.posix_spawnattr_setsigmask(attributes, none)
