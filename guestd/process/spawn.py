@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import marshal
 import os
 import resource
 import signal
 import socket
 import sys
+import threading
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -122,17 +124,21 @@ class Spawner:
 
     async def start(self, plan: Plan, told: Callable[[Exit], None]) -> int:
         """The same for every plan. Cancelled before the program runs, nothing of it is left behind."""
-        with self._reaper.spawning():
-            if self.is_plain(plan) and self._threads_can_leave:
-                spawn = _DirectSpawn(plan, self._own_oom_score_adj)
-                try:
-                    await self._in_thread(spawn)
-                except _NoOwnDirectory:
-                    self._threads_can_leave = False
-                else:
-                    self._reaper.expect(spawn.pid, told)
-                    return spawn.pid
-            return await self._launcher.start(self._as_request(plan), plan, told)
+        try:
+            with self._reaper.spawning():
+                if self.is_plain(plan) and self._threads_can_leave:
+                    spawn = _DirectSpawn(plan, self._own_oom_score_adj)
+                    try:
+                        await self._in_thread(spawn)
+                    except _NoOwnDirectory:
+                        self._threads_can_leave = False
+                    else:
+                        self._reaper.expect(spawn.pid, told)
+                        return spawn.pid
+                return await self._launcher.start(self._as_request(plan), plan, told)
+        except OSError as error:
+            # Of this process's own: no descriptor left, or no room for a launcher.
+            raise explain(plan, "fork", error.errno or errno.EIO, error.strerror or str(error)) from None
 
     def close(self) -> None:
         """Let the launcher go."""
@@ -140,6 +146,7 @@ class Spawner:
         self._mounts.close()
 
     async def _in_thread(self, spawn: _DirectSpawn) -> None:
+        spawn.take_fds()
         try:
             await trio.to_thread.run_sync(spawn.run_apart, limiter=self._threads, abandon_on_cancel=True)
         except trio.Cancelled:
@@ -170,12 +177,19 @@ class _NoOwnDirectory(Exception):
     """This machine does not let a thread leave the process's fs_struct (a seccomp filter of a container)."""
 
 
+class _Abandoned(Exception):
+    """Nobody waits for this spawn any more."""
+
+
 class _DirectSpawn:
     """One spawn; and in a worker thread, whose child it is when the caller has gone meanwhile."""
 
     def __init__(self, plan: Plan, own_oom_score_adj: int) -> None:
         self._plan = plan
         self._own_oom_score_adj = own_oom_score_adj
+        self._fds: dict[int, int | None] = plan.fds
+        self._lock = threading.Lock()
+        self._begun = False
         self._abandoned = False
         self.pid = 0
         self.failure: Exception | None = None
@@ -190,8 +204,12 @@ class _DirectSpawn:
             stage = "exec"
             path = plan.env.get(b"PATH")
             program = find_program(plan.program, None if path is None else os.fsdecode(path))
-            self.pid = posix_spawn(program, plan.argv, plan.env, plan.fds)
+            if self._abandoned:
+                raise _Abandoned
+            self.pid = posix_spawn(program, plan.argv, plan.env, self._fds)
         except OSError as error:
+            if stage == "exec" and error.errno in {errno.EAGAIN, errno.ENOMEM}:
+                stage = "fork"  # posix_spawn is both, and it is the new process that there was no room for
             raise explain(plan, stage, error.errno or errno.EIO, error.strerror or str(error)) from None
         finally:
             os.umask(umask)
@@ -201,24 +219,50 @@ class _DirectSpawn:
 
     def run_apart(self) -> None:
         """Spawn from a worker thread, whose directory and umask are its own."""
+        with self._lock:
+            if self._abandoned:
+                return
+            self._begun = True
         try:
             # Trio keeps its threads; one that has left stays apart, and asking again costs nothing.
             if _libc.unshare(_CLONE_FS):
                 raise _NoOwnDirectory
             self.run()
-        except (StartFailed, _NoOwnDirectory) as failure:
+        except (StartFailed, _NoOwnDirectory, _Abandoned) as failure:
             # Carried by hand: an exception that crosses threads grows a traceback, and this one is an
             # outcome.
             self.failure = failure
+        finally:
+            self._close_fds()
         if self._abandoned:
             self._clear()
+
+    def take_fds(self) -> None:
+        """Have the child's descriptors as this spawn's own: the caller closes its when it gives up, and their numbers
+        would mean something else by the time a file system answers. Raises OSError.
+        """
+        self._fds = {}
+        try:
+            for target, source in self._plan.fds.items():
+                self._fds[target] = None if source is None else fcntl.fcntl(source, fcntl.F_DUPFD_CLOEXEC, 3)
+        except OSError:
+            self._close_fds()
+            raise
 
     def abandon(self) -> None:
         """The caller is gone. Both sides write before they read, so that at least one of them sees to the
         child.
         """
-        self._abandoned = True
+        with self._lock:
+            self._abandoned = True
+            if not self._begun:
+                self._close_fds()
         self._clear()
+
+    def _close_fds(self) -> None:
+        for fd in self._fds.values():
+            if fd is not None:
+                os.close(fd)
 
     def _clear(self) -> None:
         if self.pid:
@@ -291,6 +335,8 @@ class _Launcher:
                     answer = connection.recv(64)
                 except OSError:
                     answer = b""
+                if self.pid is None:
+                    self.close()  # it died meanwhile; what it had cloned has answered for itself
                 if answer:
                     number = int(answer)
                     if number > 0:
@@ -339,7 +385,7 @@ class _Launcher:
                 {0: None, launcher.CONTROL_FD: theirs.fileno()},
             )  # fmt: skip
             # What its children begin with.
-            with suppress(PermissionError):
+            with suppress(OSError):  # no right to; or it has died already, which its socket tells
                 resource.prlimit(self.pid, resource.RLIMIT_NOFILE, CHILD_NOFILE)
                 write_oom_score_adj(self.pid, 0)
         self._socket = mine
@@ -349,7 +395,9 @@ class _Launcher:
     def _ended(self, pid: int) -> None:
         if self.pid == pid:
             self.pid = None
-            self.close()
+            # A start under way may have its answer in the socket still. It closes it.
+            if not self._turn.locked():
+                self.close()
 
     def _give_up(self) -> None:
         if self.pid is not None:
