@@ -18,20 +18,20 @@ def find_program(name: str, path: str | None) -> str:
     if not name:
         raise OSError(errno.ENOENT, "the program's name is empty", name)
     if "/" in name:
-        _check(name)
+        _raise_if(_why_not(name), name)
         return name
-    refused: OSError | None = None
+    refused: tuple[str | None, str] = None, name
     for folder in (path if path is not None else DEFAULT_PATH).split(":"):
         candidate = f"{folder or '.'}/{name}"
         try:
-            _check(candidate)
-        except OSError as error:
-            if error.errno == errno.EACCES:
-                refused = refused or error
-        else:
+            reason = _why_not(candidate)
+        except OSError:
+            # Not there; or in a directory of somebody else's PATH, which this user may not search: for them, not there.
+            continue
+        if reason is None:
             return candidate
-    if refused is not None:
-        raise refused
+        refused = refused if refused[0] else (reason, candidate)
+    _raise_if(*refused)
     raise OSError(errno.ENOENT, f"no such program in PATH={path or DEFAULT_PATH}", name)
 
 
@@ -51,9 +51,15 @@ def enter_directory(candidates: list[str]) -> None:
         raise first
 
 
-def _check(candidate: str) -> None:
-    mode = os.stat(candidate).st_mode
-    if stat.S_ISDIR(mode):
-        raise OSError(errno.EACCES, "it is a directory", candidate)
+def _why_not(candidate: str) -> str | None:
+    """Why a file that exists cannot be executed; None when it can. Raises OSError when it cannot be found."""
+    if stat.S_ISDIR(os.stat(candidate).st_mode):
+        return "it is a directory"
     if not os.access(candidate, os.X_OK, effective_ids=True):
-        raise OSError(errno.EACCES, "it is not executable for this user", candidate)
+        return "it is not executable for this user"
+    return None
+
+
+def _raise_if(reason: str | None, candidate: str) -> None:
+    if reason is not None:
+        raise OSError(errno.EACCES, reason, candidate)
