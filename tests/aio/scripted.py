@@ -13,6 +13,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from guestd.client import Client, over
+from guestd.client.tasks import background
 from guestd.wire.frames import FRAME_LIMIT, PREFACE, Decoder, Kind, data_head, encode, read_data
 from guestd.wire.hello import DEFAULT_WINDOW, Hello
 from guestd.wire.messages import pack, unpack
@@ -31,7 +32,7 @@ class Seen(NamedTuple):
     offset: int = 0
 
 
-def control(kind: Kind, channel: int, **fields: object) -> bytes:
+def control(kind: Kind, channel: int, /, **fields: object) -> bytes:
     return encode(kind, channel, pack(fields))
 
 
@@ -49,11 +50,11 @@ RUNNING = {
 }
 
 
-def accept(channel: int, id: str = "job", **fields: object) -> bytes:
+def accept(channel: int, /, id: str = "job", **fields: object) -> bytes:
     return control(Kind.ACCEPT, channel, **{**RUNNING, "id": id, **fields})
 
 
-def end(channel: int, id: str = "job", **fields: object) -> bytes:
+def end(channel: int, /, id: str = "job", **fields: object) -> bytes:
     return control(Kind.END, channel, **{"id": id, "outcome": "exited", "code": 0, **fields})
 
 
@@ -157,8 +158,7 @@ async def client_and_peer(
     """A client that has shaken hands with a peer."""
     near, far = memory_stream_pair()
     peer = Peer(far, window=input_window, frame=frame)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(peer.greet)
+    async with background() as tasks:
+        tasks.start_soon(peer.greet)
         async with over(near, window=window, heartbeat=heartbeat) as client:
             yield client, peer
-        nursery.cancel_scope.cancel()
