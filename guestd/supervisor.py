@@ -31,7 +31,7 @@ from guestd.process.reaper import Reaper
 from guestd.process.spawn import Spawner, write_oom_score_adj
 from guestd.service.session import Session, read_boot_id
 from guestd.session.command import Command
-from guestd.session.jobs import Jobs
+from guestd.session.jobs import FDS_IN_RESERVE, FDS_OF_A_JOB, Jobs
 from guestd.transport.access import Access
 from guestd.transport.doors import Doors
 from guestd.transport.listeners import open_listeners, passed_listeners
@@ -54,7 +54,7 @@ def serve(settings: Settings) -> int:
         level=settings.log.level.upper(),
         format="guestd: %(levelname)s: %(name)s: %(message)s",
     )
-    _raise_fd_limit()
+    _raise_fd_limit(settings)
     environ = dict(os.environ)
     try:
         access = Access(settings)
@@ -175,11 +175,17 @@ def _protect(oom_score_adj: int, spawner: Spawner) -> None:
     spawner.refresh()
 
 
-def _raise_fd_limit() -> None:
-    """A job takes up to six descriptors; the usual soft limit of 1024 is there for programs that use
-    select(2).
+def _raise_fd_limit(settings: Settings) -> None:
+    """The usual soft limit of 1024 is there for programs that use select(2), and the kernel's own hard one, 4096, is
+    too low for as many jobs as the settings allow. Where it stays lower, fewer can run.
     """
+    limits, kept = settings.limits, settings.command.retain_count
+    wanted = FDS_OF_A_JOB * (limits.jobs + kept) + limits.connections + FDS_IN_RESERVE
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < wanted:
+        with suppress(ValueError, OSError):  # no right to
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
+            return
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

@@ -278,12 +278,14 @@ class _DirectSpawn:
         while pending:
             each = pending.pop()
             seen.add(each)
-            # Ended already, or not ours to change: the reaper and the result speak about that.
-            with suppress(ProcessLookupError, PermissionError, FileNotFoundError):
+            # Ended already, or not ours to change, or no descriptor to look with. None of it may hide that the program
+            # runs: the reaper and the result speak about that.
+            with suppress(OSError):
                 resource.prlimit(each, resource.RLIMIT_NOFILE, CHILD_NOFILE)
                 if adjust:
                     write_oom_score_adj(each, self._plan.oom_score_adj)
-            pending += [child for child in children_of_thread(each) if child not in seen]
+            with suppress(OSError):
+                pending += [child for child in children_of_thread(each) if child not in seen]
 
 
 class _Launcher:
@@ -365,6 +367,8 @@ class _Launcher:
         failure = os.read(report, 4096)
         if failure:
             stage, number, text = marshal.loads(failure)
+            # What could not start has gone before anybody hears of it.
+            await gate.ended.wait()
             raise explain(plan, stage, number, text)
         gate.open(told)
         return pid
@@ -410,6 +414,7 @@ class _Gate:
     """Holds back a child's end until it is known whether the program was ever run."""
 
     def __init__(self) -> None:
+        self.ended = trio.Event()
         self._exit: Exit | None = None
         self._through: Callable[[Exit], None] | None = None
 
@@ -418,6 +423,7 @@ class _Gate:
             self._through(exit)
         else:
             self._exit = exit
+            self.ended.set()
 
     def open(self, through: Callable[[Exit], None]) -> None:
         if self._exit is not None:

@@ -7,6 +7,7 @@ one is a conflict. A kill that comes before its start is remembered, and wins.
 from __future__ import annotations
 
 import os
+import resource
 from collections import OrderedDict
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,6 +46,11 @@ class _Kept(NamedTuple):
 
 #: Two streams each.
 _TAPES_OF_A_COMMAND = 2
+#: Descriptors a running job may come to hold: its three pipes, two tapes, and a process that is being ended. Of an
+#: ended one the tapes are left.
+FDS_OF_A_JOB, _FDS_OF_A_KEPT_JOB = 6, 2
+#: Descriptors for everything else: listeners, and a look at /proc, without which no tree can be ended.
+FDS_IN_RESERVE = 64
 
 
 class Jobs:
@@ -169,6 +175,16 @@ class Jobs:
                 f"{self.running} jobs are running and the limit is {limits.jobs}; end some, or raise limits.jobs",
                 limit=limits.jobs, setting="limits.jobs",
             )  # fmt: skip
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # A supervisor that has run out of descriptors cannot end what it has started, so it never comes to that.
+        spare = most - min(limits.connections, most // 4) - FDS_IN_RESERVE
+        while FDS_OF_A_JOB * (self.running + 1) + _FDS_OF_A_KEPT_JOB * len(self._ended) > spare:
+            if not self._forget_oldest():
+                raise LimitReached(
+                    f"{self.running} jobs are running, and guestd may have {most} descriptors (RLIMIT_NOFILE); end some"
+                    " jobs, or start guestd with a higher limit",
+                    limit=most, setting="RLIMIT_NOFILE",
+                )  # fmt: skip
         while self._reserved_bytes + self._kept_bytes + tape_bytes > limits.tapes:
             if not self._forget_oldest():
                 raise LimitReached(
