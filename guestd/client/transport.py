@@ -132,13 +132,17 @@ async def _websocket(address: Address, tasks: trio.Nursery) -> Link:
     # trio_websocket and ssl cost 25 ms: only those who ask for it pay.
     from guestd.client.websocket import open_websocket, secure
 
-    if address.scheme == "ws+unix":
-        stream = await trio.open_unix_socket(address.path)
-        return await open_websocket(stream, "localhost", "/", tasks)
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    stream = await _tcp(address)
-    secured = await secure(stream, address.host) if address.scheme == "wss" else stream
-    return await open_websocket(secured, f"{host}:{address.port}", address.path, tasks)
+    by_path = address.scheme == "ws+unix"
+    carrier = await trio.open_unix_socket(address.path) if by_path else await _tcp(address)
+    try:
+        if by_path:
+            return await open_websocket(carrier, "localhost", "/", tasks)
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        stream = await secure(carrier, address.host) if address.scheme == "wss" else carrier
+        return await open_websocket(stream, f"{host}:{address.port}", address.path, tasks)
+    except BaseException:
+        await trio.aclose_forcefully(carrier)
+        raise
 
 
 def _unreachable(address: Address, error: OSError) -> Unavailable:

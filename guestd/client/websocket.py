@@ -8,13 +8,12 @@ watched, and how it ends is what the waiting side gets to know.
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import trio
 from trio_websocket import (
     ConnectionClosed,
     ConnectionRejected,
-    HandshakeError,
     WebSocketConnection,
     wrap_client_stream,
 )
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from guestd.client.link import Chunk, Outgoing
     from guestd.wire.frames import Frame
 
+_Carrier: TypeAlias = "trio.SocketStream | trio.SSLStream[trio.SocketStream]"
 #: Five times the bulk throughput of the library's default of 4 KiB.
 _RECEIVE_SIZE = 65536
 #: The length, which a message does not need.
@@ -39,8 +39,9 @@ class WebSocketLink:
 
     preface = b""
 
-    def __init__(self, websocket: WebSocketConnection) -> None:
+    def __init__(self, websocket: WebSocketConnection, stream: _Carrier) -> None:
         self._websocket = websocket
+        self._stream = stream
         self._limit = HANDSHAKE_FRAME_LIMIT
 
     def send_now(self, head: Chunk, data: Chunk) -> int:  # noqa: ARG002 - the shape of a link
@@ -68,7 +69,11 @@ class WebSocketLink:
         self._limit = FRAME_LIMIT
 
     async def aclose(self) -> None:
-        await self._websocket.aclose()
+        try:
+            await self._websocket.aclose()
+        finally:
+            # A WebSocket that was cut counts as closed, and leaves its stream open.
+            await trio.aclose_forcefully(self._stream)
 
 
 class _Watch:
@@ -85,7 +90,7 @@ class _Watch:
     async def _run(self, function: Callable[..., Awaitable[Any]], *args: object) -> None:
         try:
             await function(*args)
-        except (HandshakeError, ConnectionClosed, OSError, trio.BrokenResourceError) as error:
+        except Exception as error:  # noqa: BLE001 - the peer chose the bytes, and three libraries have errors for them
             self.error = error
         self.opening.cancel()
 
@@ -109,17 +114,15 @@ async def open_websocket(
             receive_buffer_size=_RECEIVE_SIZE,
         )
     if websocket is not None:
-        return WebSocketLink(websocket)
-    with trio.move_on_after(1, shield=True):
-        await trio.aclose_forcefully(stream)
+        return WebSocketLink(websocket, stream)
     if isinstance(watch.error, ConnectionRejected):
         body = bytes(watch.error.body or b"").decode("utf-8", "replace").strip()[:200]
         raise Unavailable(
             f"it answered HTTP {watch.error.status_code} instead of a WebSocket: {body or 'no text'}"
         )
     raise Unavailable(
-        "it closed the connection during the WebSocket handshake; is it guestd, and is the path right?"
-    )
+        "it ended the WebSocket handshake half-way; is it guestd, and is the path right?"
+    ) from watch.error
 
 
 async def secure(stream: trio.SocketStream, host: str) -> trio.SSLStream[trio.SocketStream]:
