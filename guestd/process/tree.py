@@ -42,9 +42,9 @@ class Member(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """What ending a tree came to."""
+    """What ending a tree came to: who lived and is gone, and who is not."""
 
-    signalled: list[Member]
+    gone: list[Member]
     unreached: list[Member]
 
 
@@ -89,19 +89,28 @@ class Tree:
         """Send one signal to the whole tree, or only to its first process. Returns whom it reached."""
         return [member for member in self._targets(first_only=first_only) if send(member, number)]
 
-    async def end(self, *, grace: float, first_only: bool = False) -> Ending:
-        """SIGTERM, grace, SIGKILL. Comes back when all have gone, or when the rest cannot be reached."""
-        signalled: dict[int, Member] = {}
+    async def end(
+        self, *, grace: float, first_only: bool = False, patience: trio.CancelScope | None = None
+    ) -> Ending:
+        """SIGTERM, grace, SIGKILL. Comes back when all have gone, or when the rest cannot be reached. Cancelling
+        `patience` shortens the grace.
+        """
+        met: dict[Member, None] = {}
 
         def hit(members: list[Member], number: int) -> None:
-            signalled.update((member.pid, member) for member in members if send(member, number))
+            for member in members:
+                # Also whom the signal comes too late for: what ended since the list was made ended of this. The kernel
+                # itself ends stopped processes when those are gone who could continue them.
+                met[member] = None
+                send(member, number)
 
         if grace > 0:
             members = self._targets(first_only=first_only)
             hit(members, signal.SIGTERM)
             # A stopped process does not act on a signal before it continues.
             hit(members, signal.SIGCONT)
-            with trio.move_on_after(grace):
+            with patience or trio.CancelScope() as waiting:
+                waiting.deadline = trio.current_time() + grace
                 await self._gone(first_only=first_only)
         with trio.move_on_after(KILL_PATIENCE):
             while members := self._targets(first_only=first_only):
@@ -110,7 +119,8 @@ class Tree:
                 hit(members, signal.SIGKILL)
                 with trio.move_on_after(_LOOK_AGAIN):
                     await _gone(members)
-        return Ending(list(signalled.values()), self._targets(first_only=first_only))
+        unreached = self._targets(first_only=first_only)
+        return Ending([member for member in met if not same(member)], unreached)
 
     def _targets(self, *, first_only: bool) -> list[Member]:
         if not first_only:

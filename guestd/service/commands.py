@@ -100,7 +100,7 @@ async def _ended(job: Job, grace: float | None, *, was_ended: bool) -> dict[str,
         # The command is over; a kill now is for what it left running.
         ending = await job.end_left(job.terms.grace if grace is None else grace)
         if ending is not None:
-            answer["killed_left"] = len(ending.signalled)
+            answer["killed_left"] = len(ending.gone)
             answer["unreached_left"] = len(ending.unreached)
     await job.ended.wait()
     assert job.result is not None

@@ -59,11 +59,12 @@ def verdict(facts: Facts) -> Result:
         result.outcome = Outcome.OOM_KILLED
     result.cpu_user, result.cpu_system = ended.usage.ru_utime, ended.usage.ru_stime
     result.peak_memory = facts.peak_memory or _peak_of(ended.usage)
+    left = facts.left
     if facts.ending is not None:
-        result.killed = _listed(facts.ending.signalled)
+        result.killed = _listed(facts.ending.gone)
         result.unreached = _listed(facts.ending.unreached)
-    else:
-        result.left = _listed(facts.left)
+        left = [member for member in left if member not in facts.ending.unreached]
+    result.left = _listed(left)
     return result
 
 
