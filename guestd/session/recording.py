@@ -131,9 +131,14 @@ class Recording:
 
     def drain(self) -> None:
         """Take what is there now, without waiting: when the process has ended, mostly all there ever will be."""
+        before = self.end
         while self._recording and not self.at_end and self.spool is None:
             if not self._read_once():
                 break
+        if self.end > before:
+            # Not only at the end, which may be a while off if something else holds the stream.
+            for viewer in self._viewers:
+                viewer.news()
 
     def unread(self) -> int:
         """The offset up to which bytes have been written by now, read or not."""
