@@ -135,10 +135,8 @@ def test_a_command_without_the_dashes_is_told_how(environment: dict[str, str]) -
 
 @private
 def test_without_namespaces_it_says_so_and_runs_in_the_open(environment: dict[str, str]) -> None:
-    """A container that allows no new namespaces: here one whose limits for them are zero."""
-    limits = "; ".join(f"echo 0 >/proc/sys/user/max_{kind}_namespaces" for kind in ("user", "mnt", "pid"))
     inside = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "sh", "-c", f'{limits}; exec "$0" -- sh -c "exit 7"', TRY],
+        [*namespace.forbidding(), TRY, "--", "sh", "-c", "exit 7"],
         env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -36,6 +36,20 @@ def command(argv: list[str]) -> list[str]:
 
 
 @cache
+def user_namespaces() -> bool:
+    """Whether there can be one here: some kernels' settings and any chroot forbid it, to root as well."""
+    return subprocess.run(["unshare", "--user", "true"], capture_output=True, check=False).returncode == 0
+
+
+def forbidding() -> list[str]:
+    """What to put before a command so that it can have no namespace of its own, as in many a container."""
+    if not user_namespaces():
+        return ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    limits = "; ".join(f"echo 0 >/proc/sys/user/max_{kind}_namespaces" for kind in ("user", "mnt", "pid"))
+    return ["unshare", "--user", "--map-root-user", "sh", "-c", f'{limits}; exec "$@"', "sh"]
+
+
+@cache
 def entered() -> bool:
     """Whether this process is in a namespace whose PID 1 is image/namespace.py."""
     with open("/proc/1/cmdline", "rb") as f:
