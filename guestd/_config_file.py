@@ -43,7 +43,11 @@ def read_file(data: bytes) -> tuple[dict[str, Any], Mapping[Place, int]]:
         raise NotToml(message, int(line) if line.isdecimal() else text.rstrip().count("\n") + 1) from None
     except RecursionError:
         raise NotToml("values are nested too deeply", 1) from None
-    return found, _Walk(text).places()
+    try:
+        return found, _Walk(text).places()
+    except (IndexError, ValueError, RecursionError):
+        # A newer TOML than this walk knows. The values are right all the same: start, and name no lines.
+        return found, {}
 
 
 def _line(data: bytes, at: int) -> int:
@@ -51,7 +55,7 @@ def _line(data: bytes, at: int) -> int:
 
 
 class _Walk:
-    """One pass over valid TOML."""
+    """One pass over valid TOML. Every step goes forward, so that it ends on anything else too, with an error."""
 
     def __init__(self, text: str) -> None:
         self._text = text + "\n"
@@ -133,6 +137,8 @@ class _Walk:
             self._items(place)
         elif first == "{":
             self._inline(place)
+        elif first in ",]}#\n":
+            raise ValueError("no value")
         else:
             while self._text[self._at] not in ",]}#\n":
                 self._at += 1
@@ -170,8 +176,11 @@ class _Walk:
         long = self._text.startswith(quote * 3, self._at)
         mark = quote * 3 if long else quote
         self._at += len(mark)
-        while not self._text.startswith(mark, self._at):
-            self._at += 2 if quote == '"' and self._text[self._at] == "\\" else 1
+        if quote == "'":
+            self._at = self._text.index(mark, self._at)
+        else:
+            while not self._text.startswith(mark, self._at):
+                self._at += 2 if self._text[self._at] == "\\" else 1
         self._at += len(mark)
         # One or two quotes may stand right before the three that end a long string.
         while long and self._text.startswith(quote, self._at):

@@ -181,6 +181,17 @@ def test_entries_of_a_table_come_from_where_each_was_said() -> None:
     assert found.origins["command.rlimits.nproc"].source == "environment"
 
 
+def test_the_last_word_of_the_kernel_command_line_wins_and_init_s_own_are_not_read() -> None:
+    found = resolve(cmdline="guestd.command.nice=1 guestd.command.nice=2 -- guestd.command.nice=3 guestd.zzz")
+    assert found.problems == ()
+    assert found.settings.command.nice == 2
+
+
+def test_dashes_and_underscores_are_one_in_the_kernel_s_names() -> None:
+    assert resolve(cmdline="guestd.command.no-new-privs").settings.command.no_new_privs
+    assert resolve(cmdline="guestd.env.a-b=1").settings.env == {"a-b": "1"}
+
+
 def test_a_whole_table_can_be_text() -> None:
     found = resolve(file=b"env.A = 'file'", environ={"GUESTD_ENV": '{ A = "1", B = "2" }'})
     assert found.settings.env == {"A": "1", "B": "2"}

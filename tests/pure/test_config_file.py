@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+import unittest.mock
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestd._config_file import NotToml, read_file
+from guestd._config_file import NotToml, _Walk, read_file
 from guestd._config_kinds import as_list, as_table
 
 FILE = '''\
@@ -182,6 +184,19 @@ def test_any_text_is_read_or_has_a_line(text: str) -> None:
     except NotToml as error:
         line = error.line
     assert 1 <= line <= text.count("\n") + 1
+
+
+@given(st.text(alphabet="a1=[]{},.'\"\\#\n "))
+def test_the_walk_ends_whatever_it_is_given(text: str) -> None:
+    """Start-up reads the file: a walk that does not end would be a guest that does not boot."""
+    with suppress(IndexError, ValueError):
+        _Walk(text).places()
+
+
+def test_lines_are_not_worth_a_start() -> None:
+    """TOML that a newer tomllib reads and the walk does not is in force, without lines."""
+    with unittest.mock.patch("tomllib.loads", return_value={"a": 1}):
+        assert read_file(b"a = \n") == ({"a": 1}, {})
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ def told(found: Configuration) -> list[str]:
         ("command.timeout = true", "command.timeout is true; expected seconds"),
         ("command.timeout = -1", "command.timeout is -1; expected seconds"),
         ("limits.jobs = '5'", 'limits.jobs is "5"; expected a whole number from 1 to 100000'),
+        ("limits.jobs = true", "limits.jobs is true; expected a whole number"),
         ("limits.jobs = 0", "limits.jobs is 0; expected a whole number from 1 to 100000"),
         ("command.no_new_privs = 1", "command.no_new_privs is 1; expected true or false"),
         ("command.umask = 0o1000", "command.umask is 512; expected octal digits from 0o000 to 0o777"),

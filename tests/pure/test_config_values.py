@@ -274,6 +274,7 @@ def test_capabilities_are_in_the_kernel_s_order() -> None:
         ('a="b"c', [("a", 'b"c')]),
         ('a=""', [("a", "")]),
         ('a="b c', [("a", "b c")]),
+        ('"a="b""', [("a", 'b"')]),
         ("a=\\ b", [("a", "\\"), ("b", None)]),
         ("-- x", [("--", None), ("x", None)]),
     ],

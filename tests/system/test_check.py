@@ -125,6 +125,7 @@ def test_a_program_reads_the_same(file: Path) -> None:
 def test_the_kernel_command_line_is_read(mounted: Mount) -> None:
     mounted("/proc/cmdline", 'console=ttyS0 guestd.command.nice=5 guestd.env.A="b c" -- guestd.zzz\n')
     said = check()
+    assert said["ok"]
     assert said["settings"]["command.nice"] == {
         "value": 5,
         "shown": "5",
