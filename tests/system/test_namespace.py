@@ -41,6 +41,7 @@ def test_the_status_is_the_commands(argv: list[str], status: int) -> None:
     assert _run(*argv).returncode == status
 
 
+@pytest.mark.skipif(not namespace.user_namespaces(), reason="this kernel allows no user namespaces")
 def test_an_unprivileged_user_has_one_too_and_is_root_in_it() -> None:
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     done = _run("sh", "-c", "id -u; ls -d /mnt/workspace; touch /mnt/workspace/file", prefix=nobody)
@@ -120,9 +121,6 @@ def test_signals_reach_the_command_and_a_kill_everything(number: int, status: in
 
 
 def test_where_there_can_be_none_it_says_why() -> None:
-    limits = "; ".join(f"echo 0 >/proc/sys/user/max_{kind}_namespaces" for kind in ("user", "mnt", "pid"))
-    done = _run(
-        "true", prefix=["unshare", "--user", "--map-root-user", "sh", "-c", f'{limits}; exec "$@"', "sh"]
-    )
+    done = _run("true", prefix=namespace.forbidding())
     assert done.returncode == 125
-    assert "no private namespace: without a user namespace: unshare: No space left on device" in done.stderr
+    assert "no private namespace: without a user namespace: unshare: " in done.stderr
