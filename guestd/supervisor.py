@@ -45,10 +45,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("guestd")
 #: After the grace, for what cannot be hurried: the kernel taking back memory, last frames to a peer.
 _LAST_STEPS = 5.0
+_STDERR_FD = 2
 
 
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
+    _own_descriptors()
     logging.basicConfig(
         stream=sys.stderr,
         level=settings.log.level.upper(),
@@ -173,6 +175,19 @@ def _protect(oom_score_adj: int, spawner: Spawner) -> None:
     with suppress(PermissionError, FileNotFoundError):
         write_oom_score_adj("self", oom_score_adj)
     spawner.refresh()
+
+
+def _own_descriptors() -> None:
+    """Have something at 0, 1 and 2, where every child's own are put; and hand none of the others on to children."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR_FD:
+        os.set_inheritable(fd, True)
+    os.close(fd)
+    # Python has none where there was no descriptor when it began.
+    sys.stderr = sys.stderr or open(_STDERR_FD, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  for good
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > _STDERR_FD:
+            with suppress(OSError):  # the listing's own
+                os.set_inheritable(int(name), False)
 
 
 def _raise_fd_limit(settings: Settings) -> None:
