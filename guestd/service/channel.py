@@ -38,7 +38,7 @@ class Channel:
     """
 
     def __init__(
-        self, number: int, window: int, credit: int, post: Callable[[bytes], None], wake: Callable[[Channel], None],
+        self, number: int, window: int, credit: int, post: Callable[[bytes, bool], None], wake: Callable[[Channel], None],
         gone: Callable[[Channel], None],
     ) -> None:  # fmt: skip
         self.number = number
@@ -63,8 +63,8 @@ class Channel:
         """May results still be sent here?"""
         return self._state.may_send(Kind.END) or self._state.may_send(Kind.ACCEPT)
 
-    def accept(self, fields: Mapping[str, object]) -> None:
-        self._send(Kind.ACCEPT, fields)
+    def accept(self, fields: Mapping[str, object], *, urgent: bool = True) -> None:
+        self._send(Kind.ACCEPT, fields, urgent=urgent)
 
     def event(self, fields: Mapping[str, object]) -> None:
         self._send(Kind.EVENT, fields)
@@ -102,10 +102,10 @@ class Channel:
         if grant and self._state.may_send(Kind.CREDIT):
             self._send(Kind.CREDIT, {"bytes": grant})
 
-    def _send(self, kind: Kind, fields: Mapping[str, object]) -> None:
+    def _send(self, kind: Kind, fields: Mapping[str, object], *, urgent: bool = True) -> None:
         if not self._state.may_send(kind):
             return  # reset meanwhile: nobody listens any more
-        self._post(self.control(kind, fields).head)
+        self._post(self.control(kind, fields).head, urgent)
 
     # ------------------------------------------------------------------------------------------------------
     # receiving

@@ -51,6 +51,8 @@ _GATHER = 2 * DATA_LIMIT
 #: the first at once.
 COALESCE_TIME = 0.002
 COALESCE_BYTES = 16 * 1024
+#: How long the ACCEPT of a command waits: most of those that are over sooner need one write instead of two.
+LINGER = 0.001
 _GOODBYE_PATIENCE = 1.0
 _OWN_MISTAKE = "guestd made a mistake; its log has the traceback"
 
@@ -85,6 +87,7 @@ class Connection:
         self._news = trio.Event()
         self._idle = trio.Event()
         self._parked = False
+        self._patience = trio.CancelScope()
         self._peer_window = 0
         self._nursery: trio.Nursery | None = None
 
@@ -227,11 +230,14 @@ class Connection:
     # -------------------------------------------------------------------------------------------------------
     # writing
 
-    def post(self, frame: bytes) -> None:
-        """Queue a control frame."""
+    def post(self, frame: bytes, urgent: bool = True) -> None:  # noqa: FBT001, FBT002  channels get it as a callable
+        """Queue a control frame. One that is not urgent waits up to a millisecond for others to leave with it."""
         self._control.append(frame)
         self._control_bytes += len(frame)
-        self._wake()
+        if urgent or not self._parked:
+            self._wake()
+        else:
+            self._patience.deadline = min(self._patience.deadline, trio.current_time() + LINGER)
 
     def _channel_ready(self, channel: Channel) -> None:
         self._ready.append(channel)
@@ -301,10 +307,6 @@ class Connection:
         self._parked = True
         self._idle.set()
         self._idle = trio.Event()
-        deadline = min(self._later.values(), default=inf)
-        if deadline == inf:
+        with trio.CancelScope(deadline=min(self._later.values(), default=inf)) as self._patience:
             await self._news.wait()
-        else:
-            with trio.CancelScope(deadline=deadline):
-                await self._news.wait()
         self._parked = False

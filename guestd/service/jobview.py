@@ -57,9 +57,12 @@ class JobView:
         except BadOffset as error:
             self._channel.fail(error)
             return
-        self._channel.accept(describe_start(self._job, created=self._created))
-        self._attachment = self._job.attach(cursors, self._news, holds=self._holds)
-        self._channel.wake()
+        attachment = self._job.attach(cursors, self._news, holds=self._holds)
+        self._attachment = attachment
+        has_news = attachment.pending > 0 or attachment.finished
+        self._channel.accept(describe_start(self._job, created=self._created), urgent=has_news)
+        if has_news:
+            self._channel.wake()
 
     def _cursor(self, name: str, oldest: int, end: int) -> int:
         if isinstance(self._start, str):

@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from guestd.session.recording import Recording, Viewer
     from guestd.wire.result import Result
 
-#: How long a directly spawned job lives outside of a cgroup. See process/cgroup.py for what moving costs.
-_SETTLE_IN = 0.05
-
 
 @dataclass(slots=True, kw_only=True)
 class Surroundings:
@@ -50,7 +47,8 @@ class Surroundings:
     cgroups: Cgroups | None
     nursery: trio.Nursery
     clock: Callable[[], tuple[float, float]]
-    #: Hears of every job that has ended.
+    #: Hears of every job that runs outside of a cgroup, and of every job that has ended.
+    lasts: Callable[[Job], None]
     ended: Callable[[Job], None]
 
 
@@ -192,21 +190,19 @@ class Job:
         if self.terms.timeout is not None:
             around.nursery.start_soon(self._watch_time)
         if self._cgroup is None and around.cgroups is not None:
-            around.nursery.start_soon(self._settle_in, around.cgroups)
+            around.lasts(self)
         self._tell_started()
         if self._ended_by is not None:
             # Asked for in the very moment of the start.
             self._begin_ending(*self._end_with)
         self._settle()
 
-    async def _settle_in(self, cgroups: Cgroups) -> None:
-        """Give a job that lasts a group of its own. A short one is over before that would have been worth its
-        price.
-        """
+    async def settle_in(self) -> None:
+        """Give a job that lasts a cgroup. A short one is over before that would have been worth its price."""
         assert self._tree is not None
-        with trio.move_on_after(_SETTLE_IN):
-            await self.ended.wait()
-        if self.result is None and (group := cgroups.create(self.mark)) is not None:
+        assert self._around.cgroups is not None
+        group = self._around.cgroups.create(self.mark)
+        if group is not None:
             await trio.to_thread.run_sync(self._tree.settle_in, group)
             self._cgroup = group
 
@@ -307,10 +303,7 @@ class Job:
         assert self._tree is not None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._shorten_when_hurried, patience := trio.CancelScope())
-            with patience:
-                self._ending = await self._tree.end(grace=grace, first_only=first_only)
-            if self._ending is None:
-                self._ending = await self._tree.end(grace=0, first_only=first_only)
+            self._ending = await self._tree.end(grace=grace, first_only=first_only, patience=patience)
             nursery.cancel_scope.cancel()
         self._ending_runs = False
         self._settle()
@@ -337,12 +330,13 @@ class Job:
             self._settle()
 
     def _on_exit(self, ended: Exit) -> None:
-        self._exit = ended
         self._timer.cancel()
         for recording in self.recordings:
             recording.drain()
             # What was written by now is owed to the readers, however slowly they take it.
             self._owed[recording.stream] = recording.unread()
+        # Only now: the streams that have just ended would have settled a job whose others are still to be drained.
+        self._exit = ended
         if self.settled_start.is_set():
             self._settle()
 
