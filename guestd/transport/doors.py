@@ -38,6 +38,7 @@ _BREATHER = 0.1
 #: What the kernel buffers for a peer. Bulk needs room for a full gather; more only adds delay before what
 #: comes after it.
 _SEND_BUFFER = 512 * 1024
+_SO_SNDBUFFORCE = 32
 FEATURES = ["exec", "attach", "spool", "websocket"]
 
 
@@ -153,8 +154,12 @@ def leaves(group: BaseExceptionGroup[GuestdError]) -> Iterator[GuestdError]:
 
 
 def _tune(sock: socket.socket) -> None:
-    with suppress(OSError):
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
+    except PermissionError:
+        # Not root: as much of it as net.core.wmem_max allows.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    with suppress(OSError):
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
