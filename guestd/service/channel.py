@@ -38,9 +38,14 @@ class Channel:
     """
 
     def __init__(
-        self, number: int, window: int, credit: int, post: Callable[[bytes, bool], None], wake: Callable[[Channel], None],
+        self,
+        number: int,
+        window: int,
+        credit: int,
+        post: Callable[[bytes, bool], None],
+        wake: Callable[[Channel], None],
         gone: Callable[[Channel], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.number = number
         self.handler: Handler | None = None
         self.credit = Credit(credit)
