@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
-from guestd.client.inbox import Output
+from guestd.client.inbox import Output, stream_name
 from guestd.errors import FlowControl, GuestdError, ProtocolViolation, from_map
 from guestd.wire.channel import ChannelState, Credit, Window
 from guestd.wire.frames import Kind, read_data
@@ -115,7 +115,7 @@ class Channel:
 
     def _on_gap(self, event: Fields) -> None:
         if not self.over:
-            self.inbox.lost(event.text("stream"), event.integer("from"), event.integer("to"))
+            self.inbox.lost(stream_name(event.integer("stream")), event.integer("from"), event.integer("to"))
 
     def fail(self, error: GuestdError) -> None:
         """There will be no answer. The first reason stays; what had arrived can still be taken."""

@@ -20,7 +20,7 @@ import trio
 
 from guestd.client.channel import Channel, again
 from guestd.client.inbox import Inbox
-from guestd.errors import ConnectionLost, GuestdError, LimitReached, ProtocolViolation, from_map
+from guestd.errors import BadRequest, ConnectionLost, GuestdError, LimitReached, ProtocolViolation, from_map
 from guestd.wire.frames import DATA_HEAD, DATA_LIMIT, HEAD, Kind, data_head, encode
 from guestd.wire.hello import Hello
 from guestd.wire.messages import pack, unpack
@@ -226,6 +226,8 @@ class Connection:
                     self._heard_at = trio.current_time()
                     self._on_frame(frame)
                 error = ConnectionLost("the guest closed it")
+        except BadRequest as caught:
+            error = ProtocolViolation(f"the guest sent what cannot be understood: {caught.message}")
         except (OSError, GuestdError, trio.BrokenResourceError, trio.ClosedResourceError) as caught:
             error = caught
         finally:

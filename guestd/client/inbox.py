@@ -25,6 +25,11 @@ _ITEMS_LIMIT = 65536
 Start = Literal["start", "end"]
 
 
+def stream_name(number: int) -> str:
+    """What a stream is called here. One that a newer guest has is still told apart."""
+    return STREAM_NAMES.get(number) or f"stream{number}"
+
+
 class Output(NamedTuple):
     """Bytes of a stream; `offset` is the absolute place of the first."""
 
@@ -84,7 +89,7 @@ class Inbox:
 
     def put(self, number: int, offset: int, data: memoryview) -> int:
         """Bytes came; they are copied out of `data`. Returns how many of them nobody will take."""
-        stream = STREAM_NAMES.get(number) or f"stream{number}"
+        stream = stream_name(number)
         size = len(data)
         position = self.positions.get(stream, offset)
         if offset > position:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 #: What another attempt may cure.
 _PASSING = (ConnectionLost, Unavailable, ShuttingDown)
+#: Reasons for the end of a connection that it may not: the next would end in the same way.
+_LASTING = frozenset({"protocol", "version", "unauthorized", "forbidden", "bad_request"})
+#: A connection that lasted this long, or brought anything, was worth having: waiting begins anew after it.
+_WORTHWHILE = 10.0
 #: Input that is kept to be sent again: this, or the guest's window if that is more. Less could wait for
 #: credit that only comes when more has been sent.
 _INPUT_KEPT = 256 * 1024
@@ -247,41 +251,48 @@ class Followed:
         lost_at: float | None = None
         attempt = 0
         while True:
+            began, before = trio.current_time(), self._progress()
             try:
                 async with self._dial() as client:
                     job = await self._attach(client)
+                    began = trio.current_time()
                     if lost_at is not None:
                         self._notice(Notice("again"))
-                    lost_at, attempt = None, 0
                     await self._serve(job)
                     self._result = job.outcome
                     error = job.error or ConnectionLost("the connection ended")
             except GuestdError as caught:
                 error = caught
-            self._client = None
-            if self._result is not None:
-                self._wake()
-                return
+            connected, self._client = self._client is not None, None
             now = trio.current_time()
-            first, lost_at = lost_at is None, now if lost_at is None else lost_at
+            if connected and (self._progress() != before or now - began >= _WORTHWHILE):
+                lost_at, attempt = None, 0
+            lost_at = now if lost_at is None else lost_at
             left = lost_at + self._give_up - now
-            # Who never reached the guest can see at once what is wrong: only a loss is worth waiting out.
-            if (
-                self._guest is None
-                or left <= 0
-                or isinstance(error, _Final)
-                or not isinstance(error, _PASSING)
-            ):
-                self._failure = error
+            if self._result is not None or left <= 0 or not self._is_passing(error):
+                self._failure = None if self._result is not None else error
                 self._wake()
                 return
             delay = min(self._backoff.delay(attempt), left)
+            self._notice(Notice("lost" if connected or attempt == 0 else "failed", error, delay))
             attempt += 1
-            self._notice(Notice("lost" if first else "failed", error, delay))
             await trio.sleep(delay)
             # At most two attachments wait to be read: however often the line drops, memory stays bounded.
             while len(self._jobs) > 1:
                 await self._changed.park()
+
+    def _is_passing(self, error: GuestdError) -> bool:
+        # Who never reached the guest can see at once what is wrong: only a loss is worth waiting out.
+        return (
+            self._guest is not None
+            and isinstance(error, _PASSING)
+            and not isinstance(error, _Final)
+            and error.details.get("reason") not in _LASTING
+        )
+
+    def _progress(self) -> object:
+        """What changes when a connection brings anything: output that came, input that went."""
+        return (self.job.positions, self._input.start) if self.job is not None else None
 
     async def _attach(self, client: Client) -> Job:
         request, known, before = self._request, self._guest, self.job

@@ -45,7 +45,7 @@ async def test_every_answer_is_understood_at_every_split() -> None:
             (
                 accept(1),
                 data_frame(1, 1, 0, EVERY_BYTE),
-                control(Kind.EVENT, 1, event="gap", stream="stderr", **{"from": 0, "to": 7}),
+                control(Kind.EVENT, 1, event="gap", stream=2, **{"from": 0, "to": 7}),
                 data_frame(1, 2, 7, b"err"),
                 end(1, code=3),
             )

@@ -112,10 +112,14 @@ class Guest:
             progress = False
             for number, text in self.streams.items():
                 if at[number] < self.kept_from[number]:
-                    name, lost = {1: "stdout", 2: "stderr"}[number], self.kept_from[number]
+                    lost = self.kept_from[number]
                     await peer.send(
                         control(
-                            Kind.EVENT, channel, event="gap", stream=name, **{"from": at[number], "to": lost}
+                            Kind.EVENT,
+                            channel,
+                            event="gap",
+                            stream=number,
+                            **{"from": at[number], "to": lost},
                         )
                     )
                     at[number] = lost
