@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _UCRED = struct.Struct("3i")
 _TOKEN_LEAST = 16
+_OTHERS = 0o077
 
 
 class Access:
@@ -77,16 +78,14 @@ def read_token(path: str) -> bytes:
     """The token in a file; refuses what is as good as none."""
     try:
         with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             token = file.read().strip()
     except OSError as error:
         raise ConfigError(f"token_file {path!r}: {error.strerror}") from None
+    if mode & _OTHERS:
+        raise ConfigError(f"token_file {path!r}: others than its owner can access it; chmod 600 it, or use another one")
     if len(token) < _TOKEN_LEAST:
         raise ConfigError(
             f"token_file {path!r}: a token has at least {_TOKEN_LEAST} characters; this has {len(token)}"
         )
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Only addresses of this machine's own loopback."""
-    return host in {"localhost", "::1"} or host.startswith("127.")

@@ -10,8 +10,8 @@ import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
+from guestd.config import is_loopback
 from guestd.errors import ConfigError
-from guestd.transport.access import is_loopback
 from guestd.wire.address import DEFAULT_PORT, VSOCK_ANY, Address
 
 if TYPE_CHECKING:
