@@ -7,6 +7,8 @@ import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 import guestd
 from guestd.wire.frames import VERSION
 
@@ -54,6 +56,7 @@ def describe(session: Session) -> dict[str, Any]:
             "launcher": session.spawner.launcher_pid,
         },
         "memory": {"rss": _own_memory()},
+        "tasks": trio.lowlevel.current_statistics().tasks_living,
         "workspace": {"path": settings.workspace, "there": os.path.isdir(settings.workspace)},
     }
 
