@@ -12,18 +12,19 @@ _STREAMS = ("stdout", "stderr")
 RLIMIT_EXAMPLE = "NAME=SOFT[:HARD], as nofile=1024:4096 or core=unlimited"
 
 
+def _number(text: str) -> int | None:
+    """A whole number from 0 on, written plainly; None for anything else. int() itself takes much more."""
+    return int(text) if text.isdecimal() and text.isascii() and len(text) < 20 else None
+
+
 def seconds(text: str) -> float:
     """`2`, `0.5`, `30s`, `5m`, `1h`."""
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
-    unit = text[len(number) :] or "s"
-    try:
-        value = float(number) * _SECONDS[unit]
-    except (ValueError, KeyError):
-        value = -1.0
-    # `>=` is also what refuses nan.
-    if value >= 0 and value != float("inf"):
-        return value
-    raise ValueError(f"{text!r} is no duration; write seconds (2, 0.5) or a unit (500ms, 30s, 5m, 1h)")
+    whole, _, part = number.partition(".")
+    unit = _SECONDS.get(text[len(number) :] or "s")
+    if unit is None or _number(whole or "0") is None or _number(part or "0") is None or not whole + part:
+        raise ValueError(f"{text!r} is no duration; write seconds (2, 0.5) or a unit (500ms, 30s, 5m, 1h)")
+    return float(number) * unit
 
 
 def size(text: str) -> int:
@@ -31,8 +32,9 @@ def size(text: str) -> int:
     lower = text.lower().removesuffix("ib") if text.lower().endswith(("kib", "mib", "gib")) else text.lower()
     number = lower.rstrip("bkmg")
     unit = lower[len(number) :]
-    if number.isdecimal() and unit in _SIZES and len(number) < 19:
-        return int(number) * _SIZES[unit]
+    value = _number(number)
+    if value is not None and unit in _SIZES:
+        return value * _SIZES[unit]
     raise ValueError(f"{text!r} is no size; write bytes (65536) or a unit (64K, 1M, 2G)")
 
 
@@ -48,17 +50,14 @@ def name_or_number(text: str) -> str | int:
     """A user or a group."""
     if not text:
         raise ValueError("a user or group is a name or a number, not empty")
-    return int(text) if text.isdecimal() else text
+    number = _number(text)
+    return text if number is None else number
 
 
 def octal(text: str) -> int:
     """A umask, as chmod writes it."""
-    try:
-        value = int(text, 8)
-    except ValueError:
-        value = -1
-    if 0 <= value <= 0o777:
-        return value
+    if text and len(text) <= 4 and not text.strip("01234567") and int(text, 8) <= 0o777:
+        return int(text, 8)
     raise ValueError(f"{text!r} is no umask; write it in octal, from 000 to 777, as 022")
 
 
@@ -76,8 +75,6 @@ def rlimit(text: str) -> tuple[str, int | str | list[int | str]]:
 def _limit(text: str, limit: str) -> int | str:
     if limit == "unlimited":
         return limit
-    if limit.isdecimal():
-        return int(limit)
     try:
         return size(limit)
     except ValueError:
@@ -88,16 +85,18 @@ def offsets(text: str) -> dict[str, int] | str:
     """`4096` (of stdout), `stdout=10,stderr=0`, `start`, `end`."""
     if text in {"start", "end"}:
         return text
-    if text.isdecimal():
-        return {"stdout": int(text)}
+    plain = _number(text)
+    if plain is not None:
+        return {"stdout": plain}
     found: dict[str, int] = {}
     for part in text.split(","):
-        name, _, number = part.partition("=")
-        if name not in _STREAMS or not number.isdecimal() or name in found:
+        name, _, digits = part.partition("=")
+        number = _number(digits)
+        if name not in _STREAMS or number is None or name in found:
             raise ValueError(
                 f"{text!r} is no offset; write a number (of stdout), stdout=N,stderr=N, `start` or `end`"
             )
-        found[name] = int(number)
+        found[name] = number
     return found
 
 

@@ -466,3 +466,34 @@ async def test_input_already_there_under_the_same_id_is_not_given_twice(autojump
             await _feed(job, b"abcdef", [2])
             await _all(job)
         assert guest.input == b"abcdef"
+
+
+async def test_a_guest_that_breaks_the_protocol_is_not_asked_to_do_it_again(
+    autojump_clock: MockClock,
+) -> None:
+    """The buggy version connected again each second for ever: attaching worked, and then the same frame came."""
+    async with background() as tasks:
+        guest = Guest(tasks, stdout=TEXT)
+
+        async def nonsense(peer: Peer, seen: Seen) -> int:
+            await peer.send(b"\xff\xff\xff\xff")
+            return 0
+
+        guest._take = nonsense
+        with pytest.raises(ConnectionLost, match="over the limit"):
+            await _follow_to_the_end(guest, to_exec(["x"], {}))
+        assert guest.connections == 1
+
+
+async def test_connections_that_bring_nothing_count_as_none(autojump_clock: MockClock) -> None:
+    """The buggy version began to wait anew after each that could attach, and so never gave up."""
+    async with background() as tasks:
+        hello_and_accept = 400
+        guest = Guest(tasks, stdout=TEXT, piece=1000, cuts=[(hello_and_accept, float("inf"))] * 100)
+        began = trio.current_time()
+        with pytest.raises(ConnectionLost):
+            await _follow_to_the_end(guest, to_exec(["x"], {}), give_up=60)
+        assert trio.current_time() - began == 60
+        # At 0, 1, 3, 7, 15, 30 and 60 seconds.
+        assert guest.connections == 7
+        assert {opened.fields["op"] for opened in guest.opened[1:]} == {"attach"}
