@@ -14,7 +14,8 @@ A request is one SOCK_SEQPACKET message: one byte that says whether a cgroup com
 map, or a map that says it lies in a memfd because it is too long for one message. Descriptors ride along: the
 error pipe, the cgroup if any, that memfd if any, then the child's own. The answer is the pid, or a negative
 errno. The clone itself gives the first: were it this process, its death in between would leave a program running that
-the supervisor takes for one that was never started.
+the supervisor takes for one that was never started. What could not be born into its cgroup is born outside of it, and
+says so.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 CONTROL_FD = 3
 WITH_CGROUP, WITHOUT_CGROUP = b"g", b"-"
+#: Before the pid in an answer: the cgroup that came along could not be used.
+OUTSIDE = b"!"
 REQUEST_MAX = 96 * 1024
 FDS_MAX = 16
 _CLONE_PARENT = 0x00008000
@@ -45,6 +48,7 @@ _CLONE_INTO_CGROUP = 0x200000000
 _CLONE3 = 435
 _CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
 _ARGS_WORDS, _ARGS_CGROUP = 11, 10
+_NO_ROOM = {errno.EAGAIN, errno.ENOMEM}
 #: `signal` would cost twice what all the rest of the imports do.
 _SIGINT, _SIGPIPE, _SIGXFSZ = 2, 13, 25
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _CLEAR_ALL = 38, 24, 47, 4
@@ -76,9 +80,14 @@ def main() -> None:
         ]
         in_group = message[:1] == WITH_CGROUP
         pid = _clone(fds[1] if in_group else None)
-        if pid == 0:
-            _become(control, message[1:], fds, in_group=in_group)
         failure = ctypes.get_errno()
+        outside = in_group and pid < 0 and failure not in _NO_ROOM
+        if outside:
+            # The group is gone, or a filter refuses the call: a job without a group is better than none.
+            pid = _clone(None)
+            failure = ctypes.get_errno()
+        if pid == 0:
+            _become(control, message[1:], fds, in_group=in_group, outside=outside)
         for fd in fds:
             os.close(fd)
         if pid < 0:
@@ -103,12 +112,14 @@ def _clone(cgroup: int | None) -> int:
     return _libc.syscall(_CLONE3, args, ctypes.sizeof(args))
 
 
-def _become(control: _socket.socket, message: bytes, fds: list[int], *, in_group: bool) -> None:
+def _become(
+    control: _socket.socket, message: bytes, fds: list[int], *, in_group: bool, outside: bool
+) -> None:
     """In the clone: turn into what was asked, or say where it failed. Does not return."""
     report = fds[0]
     stage = "fork"
     try:
-        control.send(str(os.getpid()).encode())
+        control.send((OUTSIDE if outside else b"") + str(os.getpid()).encode())
         for stage in _stages(message, fds[2:] if in_group else fds[1:]):  # noqa: B007  what it was when it failed
             pass
     except OSError as error:

@@ -76,7 +76,7 @@ class Plan:
     oom_score_adj: int = 0
     no_new_privs: bool = False
     drop_capabilities: list[int] = field(default_factory=list[int])
-    #: To be born into, where it is the launcher that spawns.
+    #: To be born into, where it is the launcher that spawns. None afterwards if that could not be.
     cgroup: Cgroup | None = None
 
 
@@ -318,12 +318,15 @@ class _Launcher:
                     message = marshal.dumps({"long": True})
                 message = (launcher.WITHOUT_CGROUP if plan.cgroup is None else launcher.WITH_CGROUP) + message
                 given = [source for source in plan.fds.values() if source is not None]
-                pid = await self._clone(message, fds + given)
+                answer = await self._clone(plan, message, fds + given)
+                if answer.startswith(launcher.OUTSIDE):
+                    plan.cgroup = None
+                pid = int(answer.removeprefix(launcher.OUTSIDE))
             return await self._watch(pid, report, plan, told)
         finally:
             os.close(report)
 
-    async def _clone(self, message: bytes, fds: list[int]) -> int:
+    async def _clone(self, plan: Plan, message: bytes, fds: list[int]) -> bytes:
         """One request, one answer. Shielded, since an answer nobody took would be taken for the next one's."""
         async with self._turn:
             with trio.move_on_after(_LAUNCHER_PATIENCE, shield=True):
@@ -340,14 +343,10 @@ class _Launcher:
                 if self.pid is None:
                     self.close()  # it died meanwhile; what it had cloned has answered for itself
                 if answer:
-                    number = int(answer)
-                    if number > 0:
-                        return number
-                    raise StartFailed(
-                        f"could not start: no new process: {os.strerror(-number)}",
-                        stage="fork",
-                        errno=-number,
-                    )
+                    if not answer.startswith(b"-"):
+                        return answer
+                    number = -int(answer)
+                    raise explain(plan, "fork", number, os.strerror(number))
             self._give_up()
         raise StartFailed(
             "could not start: guestd's launcher process died or hung; the next start gets a new one",

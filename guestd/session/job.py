@@ -169,6 +169,9 @@ class Job:
                 if around.cgroups is not None and not around.spawner.is_plain(plan):
                     self._cgroup = plan.cgroup = around.cgroups.create(self.mark)
                 pid = await around.spawner.start(plan, self._on_exit)
+                if self._cgroup is not plan.cgroup:
+                    self.remove_cgroup()
+                    self._cgroup = None
         except StartFailed as failure:
             self._not_started(failure)
             return
