@@ -11,6 +11,7 @@ from guestd.service.jobview import JobView, describe_start, read_signal
 from guestd.session.command import CommandRequest, read_rlimits
 from guestd.session.job import Terms
 from guestd.tape import LEAST_CAPACITY
+from guestd.wire.messages import Fields
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from guestd.service.jobview import Start
     from guestd.service.session import Session
     from guestd.session.job import Job
-    from guestd.wire.messages import Fields
 
 _TRACE_FIELDS = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE"}
 _SCOPES = ("tree", "leave")
@@ -69,7 +69,7 @@ def wait(session: Session, connection: Connection, channel: Channel, fields: Fie
             raise TimedOut(f"job {job.id} did not end within {timeout} s; it goes on", id=job.id)
         return job.result.to_map()
 
-    connection.start_soon(channel, answer)
+    connection.start_soon(channel, answer, only_asks=True)
 
 
 def kill(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
@@ -202,9 +202,10 @@ def _read_groups(fields: Fields) -> list[str | int] | None:
         return None
     groups: list[str | int] = []
     for each in cast("list[object]", given if isinstance(given, list) else [given]):
-        if isinstance(each, bool) or not isinstance(each, (str, int)):
+        group = Fields({"groups": each}).name_or_number("groups")
+        if group is None:
             raise fields.bad("groups", "a list of names or numbers")
-        groups.append(each)
+        groups.append(group)
     return groups
 
 

@@ -65,6 +65,25 @@ class Operations(Protocol):
     def names(self) -> list[str]: ...
 
 
+class _Asking:
+    """The handler of a channel that waits for an answer. When nobody wants it any more, nothing waits for it."""
+
+    def __init__(self, channel: Channel, scope: trio.CancelScope) -> None:
+        self._channel = channel
+        self._scope = scope
+
+    def on_data(self, stream: int, offset: int, data: memoryview) -> None:
+        del stream, offset
+        self._channel.consumed(len(data))
+
+    def on_event(self, fields: Fields) -> None: ...
+
+    def pull(self, most: int) -> Outgoing | None: ...
+
+    def closed(self) -> None:
+        self._scope.cancel()
+
+
 class Connection:
     """See the module."""
 
@@ -126,16 +145,31 @@ class Connection:
                 channel.drop()
             self._channels.clear()
 
-    def start_soon(self, channel: Channel, answer: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+    def start_soon(
+        self,
+        channel: Channel,
+        answer: Callable[[], Awaitable[Mapping[str, object]]],
+        *,
+        only_asks: bool = False,
+    ) -> None:
         """For an operation that takes time: a task that ends the channel with what it returns, or with its
-        error.
+        error. One that only asks for something is given up with its channel; others finish what they began.
         """
         assert self._nursery is not None
-        self._nursery.start_soon(self._answer, channel, answer)
+        scope = trio.CancelScope()
+        if only_asks:
+            channel.handler = _Asking(channel, scope)
+        self._nursery.start_soon(self._answer, channel, answer, scope)
 
-    async def _answer(self, channel: Channel, answer: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+    async def _answer(
+        self,
+        channel: Channel,
+        answer: Callable[[], Awaitable[Mapping[str, object]]],
+        scope: trio.CancelScope,
+    ) -> None:
         try:
-            channel.end(await answer())
+            with scope:
+                channel.end(await answer())
         except GuestdError as error:
             channel.fail(error)
         except Exception:  # noqa: BLE001  one operation's mistake is not the end of the session; the log has it
