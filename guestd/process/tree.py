@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 #: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state
 #: D).
 KILL_PATIENCE = 2.0
+_MOVES = 5
+#: How long processes are run after that go on to fork faster than they are found. A cgroup needs none of it.
+CHASE = 10.0
+#: In a row, of some 50 us each: then others get their turn.
+_LOOKS = 50
+_QUIET = 3
+_ROUNDS = 10
 #: Between looks at who is left, when nothing that was known has ended: new forks do not tell.
 _LOOK_AGAIN = 0.1
 
@@ -63,10 +70,13 @@ class Tree:
         """Move everything that lives into a group, and what it forks meanwhile. May wait for the whole
         machine: in a thread.
         """
-        moved: set[int] = set()
-        while fresh := [member.pid for member in self.members(thorough=True) if member.pid not in moved]:
-            for pid in fresh:
-                moved.add(pid)
+        # What the moved ones fork from now on is born in the group. The rounds are for what forked while others were
+        # being moved; a program that is always quicker stays outside, and is found by its other traces.
+        for _ in range(_MOVES):
+            outside = {member.pid for member in self.members(thorough=True)}.difference(cgroup.pids())
+            if not outside:
+                break
+            for pid in outside:
                 with suppress(OSError):  # ended meanwhile, or a zombie; or one the kernel does not let go
                     cgroup.add(pid)
         self._cgroup = cgroup
@@ -112,15 +122,48 @@ class Tree:
             with patience or trio.CancelScope() as waiting:
                 waiting.deadline = trio.current_time() + grace
                 await self._gone(first_only=first_only)
-        with trio.move_on_after(KILL_PATIENCE):
-            while members := self._targets(first_only=first_only):
-                if self._cgroup is not None and not first_only:
-                    self._cgroup.kill()
-                hit(members, signal.SIGKILL)
-                with trio.move_on_after(_LOOK_AGAIN):
-                    await _gone(members)
+        killed: set[Member] = set()
+        hopeless = enough = trio.current_time() + CHASE
+        while trio.current_time() < min(hopeless, enough):
+            members = self._targets(first_only=first_only)
+            if not first_only and not members:
+                members = self._appearing()
+            if not members:
+                break
+            if self._cgroup is not None and not first_only:
+                self._cgroup.kill()
+            if not killed.issuperset(members):
+                hopeless = trio.current_time() + KILL_PATIENCE
+                killed.update(members)
+            hit(members, signal.SIGKILL)
+            for _ in range(0 if first_only else _ROUNDS):
+                fresh = self._appearing()
+                if killed.issuperset(fresh):
+                    break
+                killed.update(fresh)
+                hit(fresh, signal.SIGKILL)
+            with trio.move_on_after(_LOOK_AGAIN):
+                await _gone(members)
         unreached = self._targets(first_only=first_only)
         return Ending([member for member in met if not same(member)], unreached)
+
+    def _appearing(self) -> list[Member]:
+        """Who has lost its parent, and lives. A program whose every process forks the next one and ends is never there
+        when a list of the whole machine is done; but its newest process is always a child of this one, and as
+        long as new ones come, there is one more to come.
+        """
+        seen: set[int] = set()
+        quiet = 0
+        for _ in range(_LOOKS):
+            fresh = set(children_of_thread(os.getpid())).difference(seen)
+            seen.update(fresh)
+            members = [member for pid in self._followed(fresh, set()) if (member := read_member(pid))]
+            if members:
+                return members
+            quiet = 0 if fresh else quiet + 1
+            if quiet == _QUIET:
+                break
+        return []
 
     def _targets(self, *, first_only: bool) -> list[Member]:
         if not first_only:
