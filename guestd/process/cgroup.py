@@ -11,10 +11,13 @@ while.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import suppress
 
 _PREFIX = "guestd."
+#: To make a folder that nobody else has taken for deserted: once would do, but for supervisors starting together.
+_ATTEMPTS = 5
 #: Accounting wants the first; the others are for limits that a job may get.
 _CONTROLLERS = ("memory", "pids", "cpu")
 
@@ -90,11 +93,13 @@ class Cgroup:
 
 class Cgroups:
     """Where this supervisor makes groups: a folder of its own, since others may share the group that it lives
-    in.
+    in. The folder is locked as long as its supervisor lives, so whoever comes later knows which are deserted; a
+    pid would say nothing to a supervisor in another pid namespace.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, lock: int) -> None:
         self.root = root
+        self._lock = lock
 
     def create(self, key: str) -> Cgroup | None:
         """A new group; None when the kernel refuses one (a limit on their number, a tree made read-only)."""
@@ -108,6 +113,7 @@ class Cgroups:
     def close(self) -> None:
         """Remove what is empty."""
         _remove_empty(self.root)
+        os.close(self._lock)
 
 
 def find() -> Cgroups | None:
@@ -118,23 +124,44 @@ def find() -> Cgroups | None:
     parent = f"{mount}{_own_group()}".rstrip("/")
     if not os.path.isdir(parent):
         return None
-    _clear_dead(parent)
+    _clear_deserted(parent)
     _enable_controllers(parent)
-    cgroups = Cgroups(f"{parent}/{_PREFIX}{os.getpid()}.{_started(os.getpid())}")
-    try:
-        os.mkdir(cgroups.root)
-    except OSError:
-        return None
-    _enable_controllers(cgroups.root)
-    return cgroups
+    for _ in range(_ATTEMPTS):
+        root = f"{parent}/{_PREFIX}{os.urandom(4).hex()}"
+        try:
+            os.mkdir(root)
+        except OSError:
+            return None
+        # Between these two a supervisor that starts in the same moment may have taken it for deserted.
+        lock = _lock(root)
+        if lock is not None:
+            _enable_controllers(root)
+            return Cgroups(root, lock)
+    return None
 
 
-def _clear_dead(parent: str) -> None:
+def _clear_deserted(parent: str) -> None:
     """What supervisors left behind that were killed."""
     for folder in _subfolders(parent):
-        owner = os.path.basename(folder).removeprefix(_PREFIX).split(".")
-        if os.path.basename(folder).startswith(_PREFIX) and [_started(owner[0])] != owner[1:]:
+        if os.path.basename(folder).startswith(_PREFIX) and (lock := _lock(folder)) is not None:
             _remove_empty(folder)
+            os.close(lock)
+
+
+def _lock(folder: str) -> int | None:
+    """Hold the folder until the descriptor is closed. None when another process does, or when it is gone."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), os.stat(folder)):
+            return fd
+    except OSError:
+        pass
+    os.close(fd)
+    return None
 
 
 def _remove_empty(folder: str) -> None:
@@ -142,15 +169,6 @@ def _remove_empty(folder: str) -> None:
         Cgroup(entry).remove()
     with suppress(OSError):
         os.rmdir(folder)
-
-
-def _started(pid: int | str) -> str | None:
-    """When a process started, as the kernel counts; None when it is no more."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[19].decode()
-    except OSError:
-        return None
 
 
 def _enable_controllers(folder: str) -> None:
