@@ -90,12 +90,15 @@ def serving(
     config: str | None = None,
     environment: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
+    prefix: Sequence[str] = (),
+    pass_fds: Sequence[int] = (),
     expected_status: int | None = 0,
 ) -> Generator[Server]:
     """Run `guestd serve` around a block.
 
     `listen`: addresses; `{}` in one stands for the private directory. Without any: one Unix socket.
     `config`: the text of a config file. `environment`: variables added to a small environment.
+    `prefix`: a command that executes what follows it, to start guestd as somebody else. `pass_fds`: what it inherits.
     `expected_status`: what it must exit with after SIGTERM; None for a test that ends it in its own way.
     """
     with contextlib.ExitStack() as undo:
@@ -110,7 +113,8 @@ def serving(
         notify.bind(str(directory / "notify"))
         log = undo.enter_context((directory / "log").open("wb"))
         process = subprocess.Popen(
-            [sys.executable, "-m", "guestd", "serve", *flags, *arguments],
+            [*prefix, sys.executable, "-m", "guestd", "serve", *flags, *arguments],
+            pass_fds=pass_fds,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
