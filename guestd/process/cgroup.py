@@ -11,6 +11,7 @@ while.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -41,9 +42,14 @@ class Cgroup:
         """Every living process of the group and of groups made within it."""
         found: list[int] = []
         for folder in self._folders():
-            with suppress(FileNotFoundError), open(f"{folder}/cgroup.procs") as file:
-                # 0 stands for a process of another pid namespace, which no number of ours reaches.
-                found += [pid for pid in map(int, file.read().split()) if pid]
+            try:
+                with open(f"{folder}/cgroup.procs") as file:
+                    # 0 stands for a process of another pid namespace, which no number of ours reaches.
+                    found += [pid for pid in map(int, file.read().split()) if pid]
+            except OSError as error:
+                # Removed before it was opened, or since: only an empty one can be.
+                if error.errno not in {errno.ENOENT, errno.ENODEV}:
+                    raise
         return found
 
     def kill(self) -> bool:
