@@ -106,13 +106,11 @@ class Connection:
     async def aclose(self) -> None:
         """Send what is queued, if that goes quickly, and close."""
         with trio.move_on_after(_CLOSE_TIME, shield=True):
-            while self._queue or self._writing:
-                if self._failure is not None or self._deaf:
-                    break
+            while (self._queue or self._writing) and self._failure is None and not self._deaf:
                 await self._drained.park()
-            self._die(ConnectionLost("it was closed on this side"))
-            await self._link.aclose()
         self._die(ConnectionLost("it was closed on this side"))
+        with trio.move_on_after(_CLOSE_TIME, shield=True):
+            await self._link.aclose()
 
     # -- channels --
 

@@ -419,6 +419,17 @@ async def test_input_waits_for_the_guest_and_not_in_memory() -> None:
             assert len(job._input.kept) == 256 * 1024
 
 
+async def test_input_of_any_length_comes_through_what_is_kept_of_it(autojump_clock: MockClock) -> None:
+    text = TEXT * 300
+    async with background() as tasks:
+        guest = Guest(tasks, wants=len(text), window=100_000, cuts=[(float("inf"), 400_000)])
+        async with follow(guest.dial, to_exec(["x"], {"stdin": "stream"}), backoff=STEADY) as job:
+            tasks.start_soon(_feed, job, text, [10_000])
+            await _all(job)
+        assert guest.input == text
+        assert guest.connections == 2
+
+
 async def test_a_reader_that_stands_still_while_lines_drop_holds_two_windows_at_most(
     autojump_clock: MockClock,
 ) -> None:

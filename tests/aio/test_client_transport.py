@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 from trio_websocket import ConnectionClosed, wrap_server_stream
 
 from guestd.client import connect
@@ -18,11 +19,13 @@ from guestd.errors import ConnectionLost, ProtocolViolation, Unavailable
 from guestd.wire.frames import PREFACE, Kind, data_head, encode
 from guestd.wire.hello import Hello
 from guestd.wire.messages import pack
-from tests.aio.scripted import Peer, control
+from tests.aio.scripted import Peer, accept, control
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
     from pathlib import Path
+
+    from guestd.client import Job
 
 HELLO = encode(Kind.HELLO, 0, pack(Hello(agent="scripted").to_map()))
 
@@ -289,3 +292,71 @@ async def test_a_full_socket_takes_nothing_at_once() -> None:
     finally:
         await link.aclose()
         far.close()
+
+
+# ------------------------------------------------------------------------------------------- a connection on a socket
+
+
+async def test_frames_of_many_senders_stay_whole_and_in_order_when_the_guest_reads_late(
+    tmp_path: Path,
+) -> None:
+    """A socket takes part of a frame at once. The buggy version let the next frame go before the rest of it."""
+    jobs, size = 4, 300_000
+    text = bytes(range(256)) * (size // 256 + 1)
+    everything_sent = trio.Event()
+    got: dict[int, bytes] = {}
+    ended = trio.Event()
+
+    async def late(stream: trio.SocketStream) -> None:
+        peer = Peer(stream, window=size)
+        await peer.greet()
+        for _ in range(jobs):
+            opened = await peer.expect(Kind.OPEN)
+            got[opened.channel] = b""
+            await peer.send(accept(opened.channel))
+        await everything_sent.wait()
+        eofs = 0
+        while eofs < jobs:
+            seen = await peer.receive()
+            assert seen is not None
+            if seen.kind is Kind.DATA:
+                assert seen.offset == len(got[seen.channel])
+                got[seen.channel] += seen.data
+            elif seen.kind is Kind.EVENT and seen.fields["event"] == "eof":
+                eofs += 1
+        ended.set()
+        assert await peer.receive() is None
+
+    async with listening(tmp_path / "s", late) as path, connect(f"unix:{path}") as client:
+        async with background() as tasks:
+            running = [await client.exec(["x"], stdin="stream") for _ in range(jobs)]
+
+            async def feed(job: Job) -> None:
+                await job.send(text[:size])
+                await job.close_stdin()
+
+            for job in running:
+                tasks.start_soon(feed, job)
+            await wait_all_tasks_blocked()
+            for job in running:
+                await job.signal("USR1")  # small frames in between, none of which may overtake
+            everything_sent.set()
+            await ended.wait()
+        assert list(got.values()) == [text[:size]] * jobs
+
+
+async def test_a_peer_that_pings_and_never_reads_does_not_fill_our_memory(tmp_path: Path) -> None:
+    pinged = trio.Event()
+
+    async def ping(stream: trio.SocketStream) -> None:
+        peer = Peer(stream)
+        await peer.greet()
+        for _ in range(500):
+            await peer.send(encode(Kind.PING, 0, b"x" * 64) * 200)
+        pinged.set()
+        await trio.sleep_forever()
+
+    async with listening(tmp_path / "s", ping) as path, connect(f"unix:{path}") as client:
+        await pinged.wait()
+        await wait_all_tasks_blocked()
+        assert 0 < client._connection._queued < 1024 * 1024
