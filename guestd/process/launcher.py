@@ -141,11 +141,7 @@ def _stages(message: bytes, fds: list[int]) -> Iterator[str]:
         with open(next(own), "rb") as file:
             plan = marshal.loads(file.read())
     yield "limits"
-    # Lowering it needs a privilege, and asking for what is there already does too.
-    with open("/proc/self/oom_score_adj", "r+") as file:
-        if int(file.read()) != plan["oom_score_adj"]:
-            file.seek(0)
-            file.write(str(plan["oom_score_adj"]))
+    _adjust_oom_score(plan["oom_score_adj"])
     for number, limits in plan["rlimits"]:
         _limit(number, limits)
     if plan["nice"]:
@@ -178,6 +174,16 @@ def _limit(number: int, limits: tuple[int, int]) -> None:
     except ValueError as error:
         # What Python makes of EPERM; EINVAL, the other one, is a soft limit above the hard one, and was refused before.
         raise OSError(errno.EPERM, str(error)) from None
+
+
+def _adjust_oom_score(wanted: int) -> None:
+    """Lowering it needs a privilege, and asking for what is there already does too."""
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR)
+    try:
+        if int(os.read(fd, 16)) != wanted:
+            os.pwrite(fd, str(wanted).encode(), 0)
+    finally:
+        os.close(fd)
 
 
 def _place(targets: list[tuple[int, bool]], own: Iterator[int]) -> None:

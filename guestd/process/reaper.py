@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _PR_SET_CHILD_SUBREAPER = 36
 _SIGSET_SIZE = 128
 _SIGINFO_SIZE = 128
+_LIST_SIZE = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -60,10 +61,12 @@ class Reaper:
         self._fd: int = _libc.signalfd(-1, mask, os.O_NONBLOCK | os.O_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "no signalfd for SIGCHLD")
+        self._children = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Put the signal back where it was."""
         os.close(self._fd)
+        os.close(self._children)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
     @contextmanager
@@ -89,6 +92,17 @@ class Reaper:
     def expects(self, pid: int) -> bool:
         """Is it one of those somebody waits for, and not an orphan?"""
         return pid in self._expected
+
+    def adopted(self) -> list[int]:
+        """Children nobody expects: what lost its parent, and came here because this process is a subreaper.
+
+        Such children are always given to the first thread, whose list is read through a descriptor kept open:
+        it is asked for at the end of every command.
+        """
+        found = b""
+        while len(piece := os.pread(self._children, _LIST_SIZE, len(found))) == _LIST_SIZE:
+            found += piece
+        return [pid for pid in map(int, (found + piece).split()) if pid not in self._expected]
 
     async def run(self) -> None:
         """Reap until cancelled."""

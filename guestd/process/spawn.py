@@ -447,8 +447,11 @@ def read_oom_score_adj(pid: int | str = "self") -> int:
 
 
 def write_oom_score_adj(pid: int | str, value: int) -> None:
-    with open(f"/proc/{pid}/oom_score_adj", "w") as file:
-        file.write(str(value))
+    fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)
 
 
 def explain(plan: Plan, stage: str, number: int, text: str) -> StartFailed:

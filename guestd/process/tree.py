@@ -14,14 +14,14 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
 from guestd.process.environment import MARK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from guestd.process.cgroup import Cgroup
 
@@ -55,16 +55,21 @@ class Ending(NamedTuple):
     unreached: list[Member]
 
 
+class OwnChildren(Protocol):
+    """What the reaper knows of this process's children."""
+
+    def expects(self, pid: int) -> bool: ...
+    def adopted(self) -> list[int]: ...
+
+
 class Tree:
     """The processes of one job. `pid` is the first one's, which led the session."""
 
-    def __init__(
-        self, pid: int, mark: str, cgroup: Cgroup | None, is_expected: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, pid: int, mark: str, cgroup: Cgroup | None, children: OwnChildren) -> None:
         self._pid = pid
         self._entry = f"{MARK}={mark}".encode()
         self._cgroup = cgroup
-        self._is_expected = is_expected
+        self._children = children
 
     def settle_in(self, cgroup: Cgroup) -> None:
         """Move everything that lives into a group, and what it forks meanwhile. May wait for the whole
@@ -91,7 +96,7 @@ class Tree:
             pids = self._followed(_all_pids(), {self._pid})
         else:
             # Descent from the first process while it lives; after that its children are this process's.
-            pids = self._followed(children_of_thread(os.getpid()), {self._pid})
+            pids = self._followed(self._children.adopted(), {self._pid})
         found = (read_member(pid) for pid in sorted(pids))
         return [member for member in found if member is not None]
 
@@ -196,7 +201,7 @@ class Tree:
         return found
 
     def _is_other_job(self, pid: int) -> bool:
-        return pid != self._pid and self._is_expected(pid)
+        return pid != self._pid and self._children.expects(pid)
 
     def _bears_trace(self, pid: int) -> bool:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -122,9 +123,19 @@ def _row(session: Session, job: Job) -> dict[str, Any]:
         "age": None if job.started_at is None else session.clock()[0] - job.started_at,
     }
     del row["created"]
+    if job.pid is not None and job.result is None:
+        row["cwd"] = _current_directory(job.pid) or row["cwd"]
     if job.result is not None:
         row["result"] = job.result.to_map()
     return row
+
+
+def _current_directory(pid: int) -> str | None:
+    """Where it is now, as the kernel says."""
+    try:
+        return os.readlink(f"/proc/{pid}/cwd")
+    except OSError:
+        return None
 
 
 def read_request(settings: Settings, fields: Fields) -> CommandRequest:

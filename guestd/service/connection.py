@@ -28,7 +28,7 @@ from guestd.errors import (
 )
 from guestd.service.channel import Channel
 from guestd.service.link import Outgoing
-from guestd.wire.frames import DATA_LIMIT, PING_LIMIT, Kind, encode
+from guestd.wire.frames import DATA_HEAD, DATA_LIMIT, HEAD, PING_LIMIT, Kind, encode
 from guestd.wire.hello import Hello
 from guestd.wire.messages import Fields, pack, unpack
 
@@ -108,6 +108,7 @@ class Connection:
         self._parked = False
         self._patience = trio.CancelScope()
         self._peer_window = 0
+        self._most_data = DATA_LIMIT
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -195,6 +196,7 @@ class Connection:
         hello = Hello.from_map(unpack(frame))
         self._admit(hello)
         self._peer_window = hello.window
+        self._most_data = min(DATA_LIMIT, hello.frame - HEAD - DATA_HEAD)
         self.link.allow(self._settings.limits.frame)
         self.post(encode(Kind.HELLO, 0, pack(self._own_hello().to_map())))
 
@@ -321,7 +323,7 @@ class Connection:
             channel.ready = False
             if channel.handler is None:
                 continue
-            frame = channel.handler.pull(DATA_LIMIT)
+            frame = channel.handler.pull(self._most_data)
             if frame is not None:
                 batch.append(frame)
                 channel.wake()

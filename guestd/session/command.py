@@ -30,6 +30,8 @@ INPUT, STDOUT, STDERR = 0, 1, 2
 STREAM_NAMES = {INPUT: "stdin", STDOUT: "stdout", STDERR: "stderr"}
 
 _KILLED_FIRST = "could not start: a kill of this id came before its start, and wins (killed)"
+#: Characters of a command that `ps` shows.
+_SHOWN = 512
 _RLIMITS = {
     name.removeprefix("RLIMIT_").lower(): number
     for name, number in vars(resource).items()
@@ -102,7 +104,7 @@ class Command:
         """
         job = Job(job_id, "command", mark, request.terms, around)
         job.about = {
-            "command": request.shell if request.shell is not None else request.argv,
+            "command": _shown(request),
             "user": request.user,
             "cwd": request.cwd,
         }
@@ -114,7 +116,7 @@ class Command:
         except StartFailed as failure:
             job.refuse(failure)
             return job
-        job.about = {**job.about, "user": plan.identity.name, "cwd": plan.cwd[0]}
+        job.about = {**job.about, "user": plan.identity.name, "cwd": request.cwd}
         try:
             close_child_fds = self._connect(job, request, plan)
         except OSError as error:
@@ -185,6 +187,20 @@ class Command:
 
     def _spool(self) -> Spool:
         return Spool(self._settings.spool_dir, self._settings.command.spool_limit)
+
+
+def _shown(request: CommandRequest) -> str | list[str]:
+    """The beginning of what was asked: for people, in a list of jobs that may be long and stay for a while."""
+    if request.argv is None:
+        return (request.shell or "")[:_SHOWN]
+    shown: list[str] = []
+    room = _SHOWN
+    for word in request.argv:
+        shown.append(word[:room])
+        room -= len(word)
+        if room <= 0:
+            break
+    return shown
 
 
 def read_rlimits(asked: Mapping[str, Any]) -> dict[str, tuple[int, int]]:

@@ -35,7 +35,14 @@ if TYPE_CHECKING:
     from guestd.process.tree import Ending, Member
     from guestd.session.input import Input
     from guestd.session.recording import Recording, Viewer
+    from guestd.session.timers import Timers
     from guestd.wire.result import Result
+#: A directly spawned job lives outside of a cgroup for so long. See process/cgroup.py for what moving costs.
+SETTLE_IN = 0.05
+#: How long a program runs before anybody waits for its output. Two tasks and their wake-ups for each command
+#: that is over sooner would cost more than the command's own exec; and the first output of any other comes a
+#: millisecond later.
+PUMP_AFTER = 0.001
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,8 +54,8 @@ class Surroundings:
     cgroups: Cgroups | None
     nursery: trio.Nursery
     clock: Callable[[], tuple[float, float]]
-    #: Hears of every job that runs outside of a cgroup, and of every job that has ended.
-    lasts: Callable[[Job], None]
+    timers: Timers
+    #: Hears of every job that has ended.
     ended: Callable[[Job], None]
 
 
@@ -95,6 +102,7 @@ class Job:
         self._ending_runs = False
         self._hurry = trio.Event()
         self._owed: dict[int, int] = {}
+        self._pumping = False
         self._draining = False
         self._drained = False
         self._memory_asked = False
@@ -185,22 +193,33 @@ class Job:
     def _has_started(self, pid: int) -> None:
         around = self._around
         self.pid = pid
-        self._tree = Tree(pid, self.mark, self._cgroup, around.reaper.expects)
-        for recording in self.recordings:
-            around.nursery.start_soon(recording.pump)
+        self._tree = Tree(pid, self.mark, self._cgroup, around.reaper)
+        around.timers.after(PUMP_AFTER, self._start_pumps)
         if self.input is not None:
             around.nursery.start_soon(self.input.feed)
         if self.terms.timeout is not None:
             around.nursery.start_soon(self._watch_time)
         if self._cgroup is None and around.cgroups is not None:
-            around.lasts(self)
+            around.timers.after(SETTLE_IN, self._start_settling_in)
         self._tell_started()
         if self._ended_by is not None:
             # Asked for in the very moment of the start.
             self._begin_ending(*self._end_with)
         self._settle()
 
-    async def settle_in(self) -> None:
+    def _start_pumps(self) -> None:
+        """Read what the program writes as it comes. One that is over by now was read at its exit."""
+        if not self._pumping:
+            self._pumping = True
+            for recording in self.recordings:
+                if recording.is_open:
+                    self._around.nursery.start_soon(recording.pump)
+
+    def _start_settling_in(self) -> None:
+        if self.result is None:
+            self._around.nursery.start_soon(self._settle_in)
+
+    async def _settle_in(self) -> None:
         """Give a job that lasts a cgroup. A short one is over before that would have been worth its price."""
         assert self._tree is not None
         assert self._around.cgroups is not None
@@ -338,7 +357,8 @@ class Job:
             recording.drain()
             # What was written by now is owed to the readers, however slowly they take it.
             self._owed[recording.stream] = recording.unread()
-        # Only now: the streams that have just ended would have settled a job whose others are still to be drained.
+        # Only now: the streams that have just ended would have settled a job whose others are still to be
+        # drained.
         self._exit = ended
         if self.settled_start.is_set():
             self._settle()
@@ -359,7 +379,8 @@ class Job:
         elif not self._streams_are_done():
             if not self._draining:
                 self._draining = True
-                self._around.nursery.start_soon(self._drain)
+                self._start_pumps()
+                self._around.timers.after(self.terms.drain, self._has_drained)
         elif self._exit.victim is not None and self._ended_by is None and not self._memory_asked:
             self._memory_asked = True
             self._around.nursery.start_soon(self._ask_about_memory)
@@ -372,8 +393,7 @@ class Job:
             for recording in self.recordings
         )
 
-    async def _drain(self) -> None:
-        await trio.sleep(self.terms.drain)
+    def _has_drained(self) -> None:
         self._drained = True
         self._settle()
 
@@ -391,9 +411,13 @@ class Job:
         self._settle()
 
     def _survivors(self) -> list[Member]:
-        if self._tree is None or (self._cgroup is not None and self._cgroup.remove()):
+        """Who lives on after the first process."""
+        if self._tree is None:
             return []
-        return self._tree.members()
+        if self._cgroup is not None:
+            return [] if self._cgroup.remove() else self._tree.members()
+        # Whatever it left has lost its parent, so it is among the adopted; most commands leave nothing.
+        return self._tree.members() if self._around.reaper.adopted() else []
 
     def _facts(self) -> Facts:
         assert self._started is not None

@@ -16,6 +16,7 @@ import trio
 
 from guestd.errors import BadRequest, Conflict, LimitReached, NotFound, ShuttingDown
 from guestd.session.job import Surroundings
+from guestd.session.timers import Timers
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 #: How long a kill is remembered that came before its start: longer than any sane network keeps a request
 #: back.
 REMEMBERED = 60.0
-#: How long a directly spawned job lives outside of a cgroup, at least. See process/cgroup.py for what moving costs.
-SETTLE_IN = 0.05
 ID_MAX = 128
 _ID_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _ID_REST = _ID_FIRST | {"_", "-"}
@@ -85,8 +84,6 @@ class Jobs:
         self._killed_early: OrderedDict[str, float] = OrderedDict()
         # Jobs that are forgotten and still left something running in their cgroup.
         self._lingering: list[Job] = []
-        self._outside: list[Job] = []
-        self._some_outside = trio.Event()
         self._news = trio.Event()
         self._stopping = False
         self._around: Surroundings | None = None
@@ -94,6 +91,7 @@ class Jobs:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The jobs' own nursery: nothing in it belongs to a connection. Forgets what was kept long enough."""
+        timers = Timers()
         async with trio.open_nursery() as nursery:
             self._around = Surroundings(
                 spawner=self._spawner,
@@ -101,10 +99,10 @@ class Jobs:
                 cgroups=self._cgroups,
                 nursery=nursery,
                 clock=self._clock,
-                lasts=self._lasts,
+                timers=timers,
                 ended=self._has_ended,
             )
-            nursery.start_soon(self._settle_in, nursery)
+            nursery.start_soon(timers.run)
             task_status.started()
             while True:
                 await self._wait_for_expiry()
@@ -229,23 +227,6 @@ class Jobs:
         for job_id in list(self._jobs):
             self._forget(job_id)
         self._command.close()
-
-    # ---------------------------------------------------------------------------------------- settling in
-
-    def _lasts(self, job: Job) -> None:
-        self._outside.append(job)
-        self._some_outside.set()
-
-    async def _settle_in(self, nursery: trio.Nursery) -> None:
-        """One timer for all: a short command must not pay for one of its own."""
-        while True:
-            await self._some_outside.wait()
-            self._some_outside = trio.Event()
-            await trio.sleep(SETTLE_IN)
-            outside, self._outside = self._outside, []
-            for job in outside:
-                if job.result is None:
-                    nursery.start_soon(job.settle_in)
 
     # ----------------------------------------------------------------------------------------- forgetting
 

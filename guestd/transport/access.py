@@ -83,7 +83,9 @@ def read_token(path: str) -> bytes:
     except OSError as error:
         raise ConfigError(f"token_file {path!r}: {error.strerror}") from None
     if mode & _OTHERS:
-        raise ConfigError(f"token_file {path!r}: others than its owner can access it; chmod 600 it, or use another one")
+        raise ConfigError(
+            f"token_file {path!r}: others than its owner can access it; chmod 600 it, or use another one"
+        )
     if len(token) < _TOKEN_LEAST:
         raise ConfigError(
             f"token_file {path!r}: a token has at least {_TOKEN_LEAST} characters; this has {len(token)}"

@@ -89,6 +89,8 @@ class Doors:
                     trio.EndOfChannel,
                 ) as group:
                     _log.info("%s: the connection broke: %r", peer, group.exceptions[0])
+                except* Exception as group:  # noqa: BLE001  a mistake of guestd's costs this connection, not the session
+                    _log.error("%s: dropped, by a mistake of guestd's own", peer, exc_info=group)
         except OSError as error:
             _log.info("a peer was gone before it was asked who it is: %s", error)
         finally:

@@ -97,7 +97,7 @@ class Result:
         return self.ended_mono - self.started_mono
 
     def to_map(self) -> dict[str, Any]:
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        found = {name: getattr(self, name) for name in _FIELDS}
         found["outcome"] = self.outcome.value
         found["ended_by"] = self.ended_by.value if self.ended_by else None
         found["status"] = self.status
@@ -116,12 +116,17 @@ class Result:
         try:
             kept["outcome"] = Outcome(kept.get("outcome"))
         except ValueError:
-            kept["message"] = f"the guest reported the outcome {kept.get('outcome')!r}, which this client does not know"
+            kept["message"] = (
+                f"the guest reported the outcome {kept.get('outcome')!r}, which this client does not know"
+            )
             kept["outcome"] = Outcome.UNKNOWN
         ended_by = kept.get("ended_by")
         kept["ended_by"] = next((each for each in EndedBy if each.value == ended_by), None)
         kept.setdefault("id", "")
         return cls(**kept)
+
+
+_FIELDS = tuple(each.name for each in fields(Result))
 
 
 def signal_name(number: int) -> str:

@@ -293,7 +293,6 @@ def test_text_that_is_no_utf_8_is_the_systems_own_bytes(peer: Peer) -> None:
         assert os.fsencode(row["command"][2]) == word
 
 
-@pytest.mark.xfail(strict=True, reason="DATA is cut to 256 KiB whatever limits.frame the client's HELLO said")
 def test_no_frame_is_longer_than_the_client_takes(peer: Peer) -> None:
     """A client with little memory says so in its hello."""
     least = 16 * 1024
