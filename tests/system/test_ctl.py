@@ -500,6 +500,7 @@ def test_version_needs_neither_a_guest_nor_trio() -> None:
 @pytest.mark.parametrize("form", ["tcp:127.0.0.1:{}", "ws://127.0.0.1:{}/"])
 def test_a_token_is_read_from_its_file(tmp_path: Path, form: str) -> None:
     (tmp_path / "right").write_text("open sesame, please\n")
+    (tmp_path / "right").chmod(0o600)
     (tmp_path / "wrong").write_text("open barley, please\n")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
