@@ -81,6 +81,8 @@ class Input:
                     await self._arrived.wait()
                     continue
                 await trio.lowlevel.wait_writable(self._fd)
+                if not self._queue:
+                    continue  # closed after this task was woken, and before it ran
                 data, consumed = self._queue[0]
                 written = self._try(data)
                 if written < len(data):

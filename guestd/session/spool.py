@@ -27,24 +27,31 @@ class Spool:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._limit = limit
+        self._writing = False
+        self._closed = False
         self.end = 0
         self.full = False
 
     async def take(self, recording: Recording) -> None:
         """Write what the tape has and the file has not. In a thread: a disk may be slow."""
-        while not self.full and self.end < recording.end:
+        while not (self.full or self._closed) and self.end < recording.end:
             size = min(recording.end, self._limit) - self.end
             if size == 0:
                 self.full = True
                 return
             assert recording.tape is not None
             piece = recording.tape.read(self.end, size)
+            self._writing = True
             try:
                 written = await trio.to_thread.run_sync(os.pwrite, self._fd, piece.data, self.end)
             except OSError:
                 # No space left, or a disk that fails: what is in the file stays readable.
                 self.full = True
                 return
+            finally:
+                self._writing = False
+                if self._closed:
+                    os.close(self._fd)
             self.end += written
 
     def read(self, offset: int, most: int) -> Piece:
@@ -59,4 +66,7 @@ class Spool:
         return min(positions, default=self.end)
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._closed = True
+        # A thread that writes would write to whatever gets the number next: then it closes the file itself.
+        if not self._writing:
+            os.close(self._fd)
