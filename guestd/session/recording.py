@@ -55,6 +55,8 @@ class Recording:
         self._viewers = viewers
         self._changed = changed
         self._memory: TapeMemory | None = None
+        # What was left in the pipe when the recording ended under a holder that had left no room for it.
+        self._tail = b""
         self._room = trio.Event()
         self._recording = True
         os.set_blocking(fd, False)
@@ -76,7 +78,7 @@ class Recording:
 
     @property
     def end(self) -> int:
-        return 0 if self._memory is None else self._memory.tape.end
+        return 0 if self._memory is None else self._memory.tape.end + len(self._tail)
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +88,7 @@ class Recording:
     @property
     def held_bytes(self) -> int:
         """How much memory it takes."""
-        return min(self.end, self.capacity + self.capacity // 4)
+        return min(self.end, self.capacity + self.capacity // 4 + len(self._tail))
 
     def read(self, offset: int, most: int) -> Piece:
         """What is there from `offset` on; a later offset in the piece means that the bytes between are gone."""
@@ -95,6 +97,9 @@ class Recording:
         tape = self._memory.tape
         if self.spool is not None and offset < min(tape.start, self.spool.end):
             return self.spool.read(offset, most)
+        if self._tail and offset >= tape.end:
+            at = offset - tape.end
+            return Piece(offset, memoryview(self._tail)[at : at + most])
         return tape.read(offset, most)
 
     # ------------------------------------------------------------------------------------------------------
@@ -123,7 +128,9 @@ class Recording:
                     await trio.lowlevel.checkpoint()
             while not self.at_end:
                 await trio.lowlevel.wait_readable(self._fd)
-                self._discard_once()
+                # Closed after this task was woken, its number may be another stream's by now.
+                if not self.at_end:
+                    self._discard_once()
                 await trio.lowlevel.checkpoint()
         except trio.ClosedResourceError:
             # The end was found by `drain`, which has told everybody.
@@ -147,6 +154,24 @@ class Recording:
         count = bytearray(4)
         fcntl.ioctl(self._fd, termios.FIONREAD, count)
         return self.end + int.from_bytes(count, "little")
+
+    def take_rest(self, end: int) -> None:
+        """End the recording at `end`, up to where bytes have been written: at once, if it is a holder's pace that they
+        wait for. What a pipe holds is little, and nobody else is to wait for that holder.
+        """
+        if self._memory is None or self._memory.tape.room(self._held_at()):
+            return
+        rest = bytearray()
+        with suppress(OSError):
+            while self.end + len(rest) < end:
+                piece = os.read(self._fd, end - self.end - len(rest))
+                if not piece:
+                    break
+                rest += piece
+        self._tail = bytes(rest)
+        self.stop_recording()
+        for viewer in self._viewers:
+            viewer.news()
 
     def stop_recording(self) -> None:
         """The tape ends here. What still comes is read and thrown away, so that its writer does not die of
@@ -218,6 +243,7 @@ class Recording:
 
     async def _wait_for_room(self) -> None:
         self._room = trio.Event()
+        self._changed()
         await self._room.wait()
 
     def _tell(self) -> None:
