@@ -388,6 +388,10 @@ class Job:
             self._publish(verdict(self._facts()))
 
     def _streams_are_done(self) -> bool:
+        if self._drained:
+            for recording in self.recordings:
+                if recording.is_open and recording.end < self._owed[recording.stream]:
+                    recording.take_rest(self._owed[recording.stream])
         return all(
             not recording.is_open or (self._drained and recording.end >= self._owed[recording.stream])
             for recording in self.recordings
