@@ -27,8 +27,9 @@ import guestd
 from guestd.errors import GuestdError, ShuttingDown
 from guestd.process import cgroup
 from guestd.process.identity import Users
+from guestd.process.plan import write_oom_score_adj
 from guestd.process.reaper import Reaper
-from guestd.process.spawn import Spawner, write_oom_score_adj
+from guestd.process.spawn import Spawner
 from guestd.service.session import Session, read_boot_id
 from guestd.session.command import Command
 from guestd.session.jobs import FDS_IN_RESERVE, FDS_OF_A_JOB, Jobs

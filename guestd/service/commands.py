@@ -10,7 +10,7 @@ import trio
 from guestd.errors import BadRequest, LimitReached, TimedOut
 from guestd.service.jobview import JobView, describe_start, read_signal
 from guestd.session.command import CommandRequest, read_rlimits
-from guestd.session.job import Terms
+from guestd.session.terms import Terms
 from guestd.tape import LEAST_CAPACITY
 from guestd.wire.messages import Fields
 from guestd.wire.result import EndedBy
@@ -40,7 +40,7 @@ def exec_(session: Session, connection: Connection, channel: Channel, fields: Fi
             channel.accept(describe_start(job, created=created))
             channel.end({"id": job.id, "detached": True})
 
-        job.when_started(begun)
+        job.start_settled.then(begun)
         return
     JobView(
         connection, channel, job, created=created, start=start, holds=holds, takes_input=True,

@@ -46,7 +46,7 @@ class JobView:
         self._last_sent = 0.0
         self._waits = False
         channel.handler = self
-        job.when_started(self._begin)
+        job.start_settled.then(self._begin)
 
     def _begin(self) -> None:
         if self._channel.handler is not self:

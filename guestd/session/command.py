@@ -12,9 +12,9 @@ from guestd.config import capability_numbers
 from guestd.errors import BadRequest, StartFailed
 from guestd.process.environment import JOB_ID, MARK, container_environment, job_environment
 from guestd.process.identity import pick_shell
-from guestd.process.spawn import Plan
+from guestd.process.plan import Plan
 from guestd.session.input import Input
-from guestd.session.job import Job, Terms
+from guestd.session.job import Job
 from guestd.session.recording import Recording
 from guestd.session.spool import Spool
 from guestd.wire.result import EndedBy
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from guestd.config import Settings
     from guestd.process.identity import Identity, Users
-    from guestd.session.job import Surroundings
+    from guestd.session.terms import Surroundings, Terms
 
 INPUT, STDOUT, STDERR = 0, 1, 2
 STREAM_NAMES = {INPUT: "stdin", STDOUT: "stdout", STDERR: "stderr"}

@@ -14,7 +14,6 @@ nobody dies of SIGPIPE.
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,54 +22,28 @@ from guestd.errors import StartFailed
 from guestd.process.oom import killed_for_memory
 from guestd.process.tree import Tree
 from guestd.session.attachment import Attachment
+from guestd.session.once import Once
 from guestd.session.verdict import Facts, not_started, verdict
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from guestd.process.cgroup import Cgroup, Cgroups
-    from guestd.process.reaper import Exit, Reaper
-    from guestd.process.spawn import Plan, Spawner
+    from guestd.process.cgroup import Cgroup
+    from guestd.process.plan import Plan
+    from guestd.process.reaper import Exit
     from guestd.process.tree import Ending, Member
     from guestd.session.input import Input
     from guestd.session.recording import Recording, Viewer
-    from guestd.session.timers import Timers
+    from guestd.session.terms import Surroundings, Terms
     from guestd.wire.result import Result
+
 #: A directly spawned job lives outside of a cgroup for so long. See process/cgroup.py for what moving costs.
 SETTLE_IN = 0.05
 #: How long a program runs before anybody waits for its output. Two tasks and their wake-ups for each command
 #: that is over sooner would cost more than the command's own exec; and the first output of any other comes a
 #: millisecond later.
 PUMP_AFTER = 0.001
-
-
-@dataclass(slots=True, kw_only=True)
-class Surroundings:
-    """What every job of a session uses."""
-
-    spawner: Spawner
-    reaper: Reaper
-    cgroups: Cgroups | None
-    nursery: trio.Nursery
-    clock: Callable[[], tuple[float, float]]
-    timers: Timers
-    #: Hears of every job that has ended.
-    ended: Callable[[Job], None]
-
-
-@dataclass(slots=True, kw_only=True)
-class Terms:
-    """How a job is to be ended and kept."""
-
-    timeout: float | None
-    grace: float
-    drain: float
-    retain: float
-    #: `tree`: everything goes with the first process. `leave`: nothing else is touched. None: `leave` at a
-    #: normal end, `tree` at a timeout or a kill.
-    scope: str | None
-    kill_on_disconnect: bool
 
 
 class Job:
@@ -89,7 +62,7 @@ class Job:
         self.pid: int | None = None
         self.result: Result | None = None
         #: The program runs, or is known not to.
-        self.settled_start = trio.Event()
+        self.start_settled = Once()
         self.ended = trio.Event()
         self._around = around
         self._cgroup: Cgroup | None = None
@@ -109,8 +82,6 @@ class Job:
         self._out_of_memory = False
         self._starting = trio.CancelScope()
         self._timer = trio.CancelScope()
-        self._told_start: list[Callable[[], None]] = []
-        self._told_end: list[Callable[[], None]] = []
 
     # -------------------------------------------------------------------------------------------------------
     # states
@@ -130,20 +101,6 @@ class Job:
     @property
     def held_bytes(self) -> int:
         return sum(recording.held_bytes for recording in self.recordings)
-
-    def when_started(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once the program runs or is known not to; now if that is known."""
-        if self.settled_start.is_set():
-            tell()
-        else:
-            self._told_start.append(tell)
-
-    def when_ended(self, tell: Callable[[], None]) -> None:
-        """Call `tell` once the result is there; now if it is."""
-        if self.result is not None:
-            tell()
-        else:
-            self._told_end.append(tell)
 
     # ------------------------------------------------------------------------------------------------------
     # starting
@@ -201,7 +158,7 @@ class Job:
             around.nursery.start_soon(self._watch_time)
         if self._cgroup is None and around.cgroups is not None:
             around.timers.after(SETTLE_IN, self._start_settling_in)
-        self._tell_started()
+        self.start_settled.happen()
         if self._ended_by is not None:
             # Asked for in the very moment of the start.
             self._begin_ending(*self._end_with)
@@ -248,14 +205,8 @@ class Job:
     def _not_started(self, failure: StartFailed) -> None:
         for recording in self.recordings:
             recording.hang_up()
-        self._tell_started()
+        self.start_settled.happen()
         self._publish(not_started(self._facts(), failure))
-
-    def _tell_started(self) -> None:
-        self.settled_start.set()
-        told, self._told_start = self._told_start, []
-        for tell in told:
-            tell()
 
     # ------------------------------------------------------------------------------------------------------
     # attaching
@@ -360,7 +311,7 @@ class Job:
         # Only now: the streams that have just ended would have settled a job whose others are still to be
         # drained.
         self._exit = ended
-        if self.settled_start.is_set():
+        if self.start_settled.happened:
             self._settle()
 
     def _settle(self) -> None:
@@ -371,7 +322,7 @@ class Job:
             self._exit is None
             or self.result is not None
             or self._ending_runs
-            or not self.settled_start.is_set()
+            or not self.start_settled.happened
         ):
             return
         if self.terms.scope == "tree" and self._ending is None and self._survivors():
@@ -445,9 +396,6 @@ class Job:
         if self.input is not None:
             self.input.close()
         self.ended.set()
-        told, self._told_end = self._told_end, []
-        for tell in told:
-            tell()
         for attachment in list(self.attachments):
             attachment.news()
         self._around.ended(self)

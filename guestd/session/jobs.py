@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from guestd.errors import BadRequest, Conflict, LimitReached, NotFound, ShuttingDown
-from guestd.session.job import Surroundings
+from guestd.session.terms import Surroundings
 from guestd.session.timers import Timers
 from guestd.wire.result import EndedBy
 

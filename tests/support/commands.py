@@ -42,15 +42,13 @@ def run(peer: Peer, *argv: str | bytes, **fields: Any) -> Done:  # noqa: ANN401 
     return Done(result, call.stdout, call.stderr)
 
 
-def reachable(folder: Path) -> Path:
-    """Let every user reach a folder of pytest's, which makes them for one user only. Returns it."""
-    everybodys = Path(tempfile.gettempdir())
-    assert everybodys in folder.parents
-    for each in (folder, *folder.parents):
-        if each == everybodys:
-            break
-        each.chmod(0o755)
-    return folder
+@contextlib.contextmanager
+def public_folder() -> Generator[Path]:
+    """A folder that every user can reach. pytest's are for one user, and each session that begins sees to it again."""
+    with tempfile.TemporaryDirectory(prefix="guestd-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def status_of(peer: Peer, **fields: Any) -> dict[str, str]:  # noqa: ANN401

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.commands import NOBODY, Done, reachable, run, serving_commands
+from tests.support.commands import NOBODY, Done, public_folder, run, serving_commands
 from tests.support.peer import Failed
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def peer(served: tuple[Server, Peer]) -> Peer:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place() -> Iterator[Path]:
     """A directory that everybody can reach."""
-    return reachable(tmp_path)
+    with public_folder() as folder:
+        yield folder
 
 
 def expect(done: Done, stage: str, number: int, status: int) -> str:
@@ -230,7 +231,8 @@ import errno, os, resource, sys
 from guestd.errors import StartFailed
 from guestd.process.identity import Users
 from guestd.process.reaper import Reaper
-from guestd.process.spawn import Plan, Spawner
+from guestd.process.plan import Plan
+from guestd.process.spawn import Spawner
 # Nobody may have a second process, and root always may.
 null = os.open("/dev/null", os.O_RDWR)
 spawner = Spawner(Users().own_identity(), Reaper(lambda: (0.0, 0.0)))

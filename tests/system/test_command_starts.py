@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from guestd.process import cgroup
-from tests.support.commands import NOBODY, reachable, run, serving_commands
+from tests.support.commands import NOBODY, public_folder, run, serving_commands
 from tests.support.hanging import hanging_mount
 from tests.support.peer import living
 
@@ -42,9 +42,9 @@ def peer(served: tuple[Server, Peer]) -> Peer:
 
 
 @pytest.fixture
-def hanging(tmp_path: Path) -> Iterator[Hanging]:
+def hanging() -> Iterator[Hanging]:
     """A folder on a file system that does not answer."""
-    with hanging_mount(reachable(tmp_path)) as hanging:
+    with public_folder() as folder, hanging_mount(folder) as hanging:
         yield hanging
 
 
@@ -120,7 +120,8 @@ _OUTSIDE = """
 import os, trio
 from guestd.process.identity import Users
 from guestd.process.reaper import Reaper
-from guestd.process.spawn import Plan, Spawner
+from guestd.process.plan import Plan
+from guestd.process.spawn import Spawner
 
 class NoGroup:
     def open(self):
@@ -172,16 +173,14 @@ def test_a_group_that_somebody_removes_while_it_is_read_is_an_empty_one(tmp_path
 # -------------------------------------------------------------------------------------------- a launcher that dies
 
 
-def test_each_start_runs_or_is_not_started_while_the_launcher_is_killed_again_and_again(
-    tmp_path: Path,
-) -> None:
+def test_each_start_runs_or_is_not_started_while_the_launcher_is_killed_again_and_again() -> None:
     """And what counts as not started has not run. Where the launcher itself gave the clone's number away, a launcher
     that died in between left a program running that nobody knew of.
     """
-    reachable(tmp_path).chmod(0o777)
     before = set(living())
     order = random.Random(7)
-    with serving_commands() as (server, peer):
+    with public_folder() as folder, serving_commands() as (server, peer):
+        folder.chmod(0o777)
         ran, refused = set[int](), set[int]()
         started = 0
         for _ in range(40):
@@ -189,7 +188,7 @@ def test_each_start_runs_or_is_not_started_while_the_launcher_is_killed_again_an
             batch = range(started, started + order.randrange(1, 8))
             started = batch.stop
             calls = [
-                peer.open("exec", argv=["sh", "-c", f"echo {n} >{tmp_path}/{n}; echo {n}"], user=NOBODY)
+                peer.open("exec", argv=["sh", "-c", f"echo {n} >{folder}/{n}; echo {n}"], user=NOBODY)
                 for n in batch
             ]
             for _ in range(order.randrange(0, 3)):
@@ -208,7 +207,7 @@ def test_each_start_runs_or_is_not_started_while_the_launcher_is_killed_again_an
                     assert (result["outcome"], result["code"]) == ("exited", 0), result
                     assert call.stdout.decode() == f"{n}\n"
                     ran.add(n)
-        assert {int(path.name) for path in tmp_path.iterdir()} == ran
+        assert {int(path.name) for path in folder.iterdir()} == ran
         assert ran | refused == set(range(started))
         assert len(ran) > len(refused) > 0
         assert run(peer, "echo", "fine", user=NOBODY).text == "fine"

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.commands import NOBODY, WAYS, Done, reachable, run, serving_commands, status_of, taking_way
+from tests.support.commands import (
+    NOBODY,
+    WAYS,
+    Done,
+    public_folder,
+    run,
+    serving_commands,
+    status_of,
+    taking_way,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,16 +48,16 @@ others:x:4252:smithson
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def home() -> Iterator[str]:
     """The home of smith. /etc/passwd and /etc/group are this module's own, and the machine's are left alone."""
-    folder = reachable(tmp_path_factory.mktemp("people"))
-    (folder / "home").mkdir(mode=0o755)
-    for name, text in (("passwd", PASSWD), ("group", GROUP)):
-        (folder / name).write_text(text.format(home=folder / "home"))
-        subprocess.run(["mount", "--bind", folder / name, f"/etc/{name}"], check=True)
-    yield str(folder / "home")
-    for name in ("passwd", "group"):
-        subprocess.run(["umount", f"/etc/{name}"], check=True)
+    with public_folder() as folder:
+        (folder / "home").mkdir(mode=0o755)
+        for name, text in (("passwd", PASSWD), ("group", GROUP)):
+            (folder / name).write_text(text.format(home=folder / "home"))
+            subprocess.run(["mount", "--bind", folder / name, f"/etc/{name}"], check=True)
+        yield str(folder / "home")
+        for name in ("passwd", "group"):
+            subprocess.run(["umount", f"/etc/{name}"], check=True)
 
 
 CONFIG = """

@@ -1,0 +1,183 @@
+"""The supervisor's end of the launcher: started when first needed, asked one thing at a time."""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import resource
+import signal
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+import guestd
+from guestd.errors import StartFailed
+from guestd.process import launcher
+from guestd.process.plan import CHILD_NOFILE, explain, write_oom_score_adj
+from guestd.process.posix_spawn import posix_spawn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guestd.process.plan import Plan
+    from guestd.process.reaper import Exit, Reaper
+
+#: A launcher that has not forked in this time has lost its memory or its mind.
+_LAUNCHER_PATIENCE = 10.0
+
+
+class Launcher:
+    """The supervisor's end of the launcher. Started when first needed, and again when it has died."""
+
+    def __init__(self, reaper: Reaper) -> None:
+        self._reaper = reaper
+        self._socket: socket.socket | None = None
+        self._turn = trio.Lock()
+        self.pid: int | None = None
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def start(self, request: dict[str, object], plan: Plan, told: Callable[[Exit], None]) -> int:
+        report, report_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            with ExitStack() as sent:
+                sent.callback(os.close, report_end)
+                fds = [report_end]
+                if plan.cgroup is not None:
+                    fds.append(plan.cgroup.open())
+                    sent.callback(os.close, fds[-1])
+                message = marshal.dumps(request)
+                if len(message) >= launcher.REQUEST_MAX:
+                    fds.append(_memfd_holding(message))
+                    sent.callback(os.close, fds[-1])
+                    message = marshal.dumps({"long": True})
+                message = (launcher.WITHOUT_CGROUP if plan.cgroup is None else launcher.WITH_CGROUP) + message
+                given = [source for source in plan.fds.values() if source is not None]
+                answer = await self._clone(plan, message, fds + given)
+                if answer.startswith(launcher.OUTSIDE):
+                    plan.cgroup = None
+                pid = int(answer.removeprefix(launcher.OUTSIDE))
+            return await self._watch(pid, report, plan, told)
+        finally:
+            os.close(report)
+
+    async def _clone(self, plan: Plan, message: bytes, fds: list[int]) -> bytes:
+        """One request, one answer. Shielded, since an answer nobody took would be taken for the next one's."""
+        async with self._turn:
+            with trio.move_on_after(_LAUNCHER_PATIENCE, shield=True):
+                if self._socket is None:
+                    self._begin()
+                connection = self._socket
+                assert connection is not None
+                try:
+                    socket.send_fds(connection, [message], fds)
+                    await trio.lowlevel.wait_readable(connection)
+                    answer = connection.recv(64)
+                except OSError:
+                    answer = b""
+                if self.pid is None:
+                    self.close()  # it died meanwhile; what it had cloned has answered for itself
+                if answer:
+                    if not answer.startswith(b"-"):
+                        return answer
+                    number = -int(answer)
+                    raise explain(plan, "fork", number, os.strerror(number))
+            self._give_up()
+        raise StartFailed(
+            "could not start: guestd's launcher process died or hung; the next start gets a new one",
+            stage="fork", errno=errno.EAGAIN,
+        )  # fmt: skip
+
+    async def _watch(self, pid: int, report: int, plan: Plan, told: Callable[[Exit], None]) -> int:
+        """Wait until the program runs, or has failed to."""
+        gate = _Gate()
+        self._reaper.expect(pid, gate.told)
+        try:
+            await trio.lowlevel.wait_readable(report)
+        except trio.Cancelled:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            raise
+        failure = os.read(report, 4096)
+        if failure:
+            stage, number, text = marshal.loads(failure)
+            # What could not start has gone before anybody hears of it.
+            await gate.ended.wait()
+            raise explain(plan, stage, number, text)
+        gate.open(told)
+        return pid
+
+    def _begin(self) -> None:
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            mine.setblocking(False)
+            root = os.path.dirname(os.path.dirname(guestd.__file__))
+            # Isolated and without site: no environment variable and no .pth file reaches a process that stays
+            # root.
+            code = (
+                f"import sys; sys.path.insert(0, {root!r}); from guestd.process.launcher import main; main()"
+            )
+            argv = [sys.executable, "-I", "-S", "-c", code]
+            self.pid = posix_spawn(
+                sys.executable, [os.fsencode(word) for word in argv], {},
+                {0: None, launcher.CONTROL_FD: theirs.fileno()},
+            )  # fmt: skip
+            # What its children begin with.
+            with suppress(OSError):  # no right to; or it has died already, which its socket tells
+                resource.prlimit(self.pid, resource.RLIMIT_NOFILE, CHILD_NOFILE)
+                write_oom_score_adj(self.pid, 0)
+        self._socket = mine
+        pid = self.pid
+        self._reaper.expect(pid, lambda _: self._ended(pid))
+
+    def _ended(self, pid: int) -> None:
+        if self.pid == pid:
+            self.pid = None
+            # A start under way may have its answer in the socket still. It closes it.
+            if not self._turn.locked():
+                self.close()
+
+    def _give_up(self) -> None:
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+        self.close()
+
+
+class _Gate:
+    """Holds back a child's end until it is known whether the program was ever run."""
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self._exit: Exit | None = None
+        self._through: Callable[[Exit], None] | None = None
+
+    def told(self, exit: Exit) -> None:  # noqa: A002  it is what the reaper calls it
+        if self._through is not None:
+            self._through(exit)
+        else:
+            self._exit = exit
+            self.ended.set()
+
+    def open(self, through: Callable[[Exit], None]) -> None:
+        if self._exit is not None:
+            through(self._exit)
+        else:
+            self._through = through
+
+
+def _memfd_holding(data: bytes) -> int:
+    """For a request too long for one message."""
+    fd = os.memfd_create("guestd-request")
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd

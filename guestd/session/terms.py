@@ -1,0 +1,45 @@
+"""What a job works with, and on what terms it is ended and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio
+
+    from guestd.process.cgroup import Cgroups
+    from guestd.process.reaper import Reaper
+    from guestd.process.spawn import Spawner
+    from guestd.session.job import Job
+    from guestd.session.timers import Timers
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """What every job of a session uses."""
+
+    spawner: Spawner
+    reaper: Reaper
+    cgroups: Cgroups | None
+    nursery: trio.Nursery
+    clock: Callable[[], tuple[float, float]]
+    timers: Timers
+    #: Hears of every job that has ended.
+    ended: Callable[[Job], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Terms:
+    """How a job is to be ended and kept."""
+
+    timeout: float | None
+    grace: float
+    drain: float
+    retain: float
+    #: `tree`: everything goes with the first process. `leave`: nothing else is touched. None: `leave` at a
+    #: normal end, `tree` at a timeout or a kill.
+    scope: str | None
+    kill_on_disconnect: bool
