@@ -370,8 +370,8 @@ def test_a_child_that_holds_stdout_delays_the_result_by_the_drain_and_never_dies
 ) -> None:
     back = tmp_path / "back"
     os.mkfifo(back)
-    later = "head -c 300000 /dev/zero; head -c 300000 /dev/zero >&2"
-    call = peer.open("exec", shell=f"(read line < {fifo}; {later}; echo alive > {back}) & echo now", drain=0.05,
+    later = "head -c 300000 /dev/zero && head -c 300000 /dev/zero >&2"
+    call = peer.open("exec", shell=f"(read line < {fifo}; {later} && echo alive > {back}) & echo now", drain=0.05,
                      id="holder")  # fmt: skip
     result = call.end()
     # The child still waits for our word, so it was not waited for.
