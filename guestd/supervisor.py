@@ -61,7 +61,10 @@ def serve(settings: Settings) -> int:
     environ = dict(os.environ)
     try:
         access = Access(settings)
-        listeners = passed_listeners(environ) or open_listeners(settings, has_token=access.has_token)
+        has_token = access.has_token
+        listeners = passed_listeners(environ, has_token=has_token) or open_listeners(
+            settings, has_token=has_token
+        )
     except GuestdError as error:
         sys.stderr.write(f"guestd: {error.message}\n")
         return error.exit_status

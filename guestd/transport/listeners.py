@@ -38,8 +38,8 @@ class Listener(NamedTuple):
                 os.unlink(self.path)
 
 
-def passed_listeners(environ: Mapping[str, str]) -> list[Listener]:
-    """The sockets of systemd's socket activation, which `guestd init` speaks too."""
+def passed_listeners(environ: Mapping[str, str], *, has_token: bool) -> list[Listener]:
+    """The sockets of systemd's socket activation, which `guestd init` speaks too. They follow the same rule."""
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environ.get("LISTEN_FDS", "0"))
@@ -48,6 +48,8 @@ def passed_listeners(environ: Mapping[str, str]) -> list[Listener]:
         os.set_inheritable(fd, False)
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            _check_reach(sock.getsockname()[0], _name(sock), has_token=has_token)
         found.append(Listener(sock, _name(sock)))
     return found
 
@@ -85,11 +87,7 @@ def open_listener(address: Address, settings: Settings, *, has_token: bool) -> L
                 sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
                 return _listening(sock, (address.cid, address.port), str(address))
             case "tcp":
-                if not is_loopback(address.host) and not has_token:
-                    raise ConfigError(
-                        f"cannot listen on {address}: it is reachable from beyond this machine and there is no token;"
-                        " set token_file, or listen on tcp:127.0.0.1:PORT",
-                    )
+                _check_reach(address.host, str(address), has_token=has_token)
                 return _tcp(address)
             case _:
                 raise ConfigError(
@@ -98,6 +96,14 @@ def open_listener(address: Address, settings: Settings, *, has_token: bool) -> L
                 )
     except OSError as error:
         raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from None
+
+
+def _check_reach(host: str, name: str, *, has_token: bool) -> None:
+    if not is_loopback(host) and not has_token:
+        raise ConfigError(
+            f"cannot listen on {name}: it is reachable from beyond this machine and there is no token;"
+            " set token_file, or listen on tcp:127.0.0.1:PORT",
+        )
 
 
 def _unix(address: Address, *, public: bool) -> Listener:
