@@ -138,6 +138,8 @@ class Peer:
             first = self.receive()
             self.hello = first.fields
             if first.kind is Kind.GOAWAY:
+                while self._websocket is None and self.sock.recv(65536):
+                    pass  # until it is closed: only then it is in the log
                 raise Refused(first.fields)
             assert first.kind is Kind.HELLO
         except BaseException:
@@ -347,7 +349,7 @@ class Call:
         for name, kept in fields.get("streams", {}).items():
             start = kept["start"]
             if isinstance(asked, dict):
-                start = cast("dict[str, int]", asked).get(name, start)
+                start = cast("dict[str, Any]", asked).get(name, start)
             elif asked == "end":
                 start = kept["end"]
             self.at[STREAMS[name]] = start
