@@ -23,7 +23,9 @@ class GuestdError(Exception):
     def __init__(self, message: str, **details: object) -> None:
         super().__init__(message)
         self.message = message
-        self.details: dict[str, object] = {name: value for name, value in details.items() if value is not None}
+        self.details: dict[str, object] = {
+            name: value for name, value in details.items() if value is not None
+        }
 
     def to_map(self) -> dict[str, object]:
         """What REJECT, RESET and GOAWAY carry."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _PRIVATE = frozenset({
     "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "FDSTORE", "WATCHDOG_USEC", "WATCHDOG_PID",
     "INVOCATION_ID", "JOURNAL_STREAM", "MAINPID", "CREDENTIALS_DIRECTORY",
+    # Of the shell that guestd was started from, if it was: they would be wrong where a job is.
+    "PWD", "OLDPWD", "SHLVL", "_",
 })  # fmt: skip
 _PRIVATE_PREFIXES = ("GUESTD_",)
 #: What marks every process of a job, however often it forked: how a tree is found where there is no cgroup.

@@ -11,6 +11,7 @@ SIGCHLD comes through a signalfd: one wake-up from signal to status, where a sig
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import resource
     from collections.abc import Callable, Generator
 
+_log = logging.getLogger("guestd.reaper")
 _PR_SET_CHILD_SUBREAPER = 36
 _SIGSET_SIZE = 128
 _SIGINFO_SIZE = 128
@@ -85,9 +87,16 @@ class Reaper:
         """`told` is called once, with how `pid` ended; at once if it already has. It must not block."""
         early = self._early.pop(pid, None)
         if early is not None:
-            told(early)
+            self._tell(told, early)
         else:
             self._expected[pid] = told
+
+    def _tell(self, told: Callable[[Exit], None], ended: Exit) -> None:
+        """Whatever one of them makes of it, the others' children are still to be reaped."""
+        try:
+            told(ended)
+        except Exception:  # noqa: BLE001  see above
+            _log.exception("the end of a process could not be told")
 
     def expects(self, pid: int) -> bool:
         """Is it one of those somebody waits for, and not an orphan?"""
@@ -132,7 +141,7 @@ class Reaper:
             ended = Exit(status, usage, wall, mono, victim)
             told = self._expected.pop(pid, None)
             if told is not None:
-                told(ended)
+                self._tell(told, ended)
             elif self._spawning:
                 self._early[pid] = ended
             else:

@@ -23,7 +23,7 @@ from guestd.process.oom import killed_for_memory
 from guestd.process.tree import Tree
 from guestd.session.attachment import Attachment
 from guestd.session.once import Once
-from guestd.session.verdict import Facts, not_started, verdict
+from guestd.session.verdict import Facts, lost, not_started, verdict
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class Job:
             close_child_fds()
             self._has_started(pid)
         else:
-            self._around.nursery.start_soon(self._start_slowly, plan, close_child_fds)
+            self._around.start_soon(self, self._start_slowly, plan, close_child_fds)
 
     async def _start_slowly(self, plan: Plan, close_child_fds: Callable[[], None]) -> None:
         around = self._around
@@ -153,9 +153,9 @@ class Job:
         self._tree = Tree(pid, self.mark, self._cgroup, around.reaper)
         around.timers.after(PUMP_AFTER, self._start_pumps)
         if self.input is not None:
-            around.nursery.start_soon(self.input.feed)
+            self._around.start_soon(self, self.input.feed)
         if self.terms.timeout is not None:
-            around.nursery.start_soon(self._watch_time)
+            self._around.start_soon(self, self._watch_time)
         if self._cgroup is None and around.cgroups is not None:
             around.timers.after(SETTLE_IN, self._start_settling_in)
         self.start_settled.happen()
@@ -170,11 +170,11 @@ class Job:
             self._pumping = True
             for recording in self.recordings:
                 if recording.is_open:
-                    self._around.nursery.start_soon(recording.pump)
+                    self._around.start_soon(self, recording.pump)
 
     def _start_settling_in(self) -> None:
         if self.result is None:
-            self._around.nursery.start_soon(self._settle_in)
+            self._around.start_soon(self, self._settle_in)
 
     async def _settle_in(self) -> None:
         """Give a job that lasts a cgroup. A short one is over before that would have been worth its price."""
@@ -270,7 +270,7 @@ class Job:
 
     def _begin_ending(self, grace: float, scope: str) -> None:
         self._ending_runs = True
-        self._around.nursery.start_soon(self._end_processes, grace, scope == "leave")
+        self._around.start_soon(self, self._end_processes, grace, scope == "leave")
 
     async def _end_processes(self, grace: float, first_only: bool) -> None:  # noqa: FBT001  start_soon takes no keywords
         assert self._tree is not None
@@ -334,7 +334,7 @@ class Job:
                 self._around.timers.after(self.terms.drain, self._has_drained)
         elif self._exit.victim is not None and self._ended_by is None and not self._memory_asked:
             self._memory_asked = True
-            self._around.nursery.start_soon(self._ask_about_memory)
+            self._around.start_soon(self, self._ask_about_memory)
         else:
             self._publish(verdict(self._facts()))
 
@@ -373,6 +373,13 @@ class Job:
             return [] if self._cgroup.remove() else self._tree.members()
         # Whatever it left has lost its parent, so it is among the adopted; most commands leave nothing.
         return self._tree.members() if self._around.reaper.adopted() else []
+
+    def lose(self, error: Exception) -> None:
+        """A mistake of guestd's own: what became of the job is not known, and that is its result."""
+        if self.result is None:
+            facts = self._facts()
+            facts.left = [] if self._tree is None else self._tree.members()
+            self._publish(lost(facts, f"guestd made a mistake while it cared for the job: {error!r}"))
 
     def _facts(self) -> Facts:
         assert self._started is not None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     import trio
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from guestd.process.spawn import Spawner
     from guestd.session.job import Job
     from guestd.session.timers import Timers
+
+_log = logging.getLogger("guestd.jobs")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +33,10 @@ class Surroundings:
     #: Hears of every job that has ended.
     ended: Callable[[Job], None]
 
+    def start_soon(self, job: Job, function: Callable[..., Awaitable[object]], *arguments: object) -> None:
+        """A task for a job. It outlives every connection."""
+        self.nursery.start_soon(_guarded, job, function, arguments)
+
 
 @dataclass(slots=True, kw_only=True)
 class Terms:
@@ -43,3 +50,13 @@ class Terms:
     #: normal end, `tree` at a timeout or a kill.
     scope: str | None
     kill_on_disconnect: bool
+
+
+async def _guarded(
+    job: Job, function: Callable[..., Awaitable[object]], arguments: tuple[object, ...]
+) -> None:
+    try:
+        await function(*arguments)
+    except Exception as error:  # noqa: BLE001  a mistake in the care of one job is not the end of the others
+        _log.exception("job %s: guestd made a mistake", job.id)
+        job.lose(error)

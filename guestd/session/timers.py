@@ -7,6 +7,7 @@ Setting a timer moves the deadline of the one task that waits, and wakes nobody.
 from __future__ import annotations
 
 import heapq
+import logging
 from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ import trio
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_log = logging.getLogger("guestd.jobs")
 
 
 class Timers:
@@ -38,4 +41,8 @@ class Timers:
                 await trio.sleep_forever()
             now = trio.current_time()
             while self._due and self._due[0][0] <= now:
-                heapq.heappop(self._due)[2]()
+                _, _, call = heapq.heappop(self._due)
+                try:
+                    call()
+                except Exception:  # noqa: BLE001  one timer's mistake is not the others'
+                    _log.exception("a timer failed")

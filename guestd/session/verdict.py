@@ -43,9 +43,7 @@ def verdict(facts: Facts) -> Result:
     """The result of a job whose program ran."""
     result = _common(facts)
     ended = facts.exit
-    if ended is None:
-        result.message = "the exit status was lost"
-        return result
+    assert ended is not None
     result.ended_at, result.ended_mono = ended.wall, ended.mono
     if os.WIFEXITED(ended.status):
         result.outcome = Outcome.EXITED
@@ -75,6 +73,15 @@ def not_started(facts: Facts, failure: StartFailed) -> Result:
     result.stage, result.errno, result.message = failure.stage, failure.errno, failure.message
     result.ended_at, result.ended_mono = facts.now
     result.held = []
+    return result
+
+
+def lost(facts: Facts, reason: str) -> Result:
+    """The result of a job whose end is not known, and why."""
+    result = _common(facts)
+    result.message = reason
+    result.ended_at, result.ended_mono = facts.now
+    result.left = _listed(facts.left)
     return result
 
 

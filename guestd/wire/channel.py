@@ -64,7 +64,9 @@ class ChannelState:
         """This side sends `kind` now. A wrong one is a mistake in this program."""
         state = self._mine_table.get((self.mine, kind))
         if state is None:
-            raise InternalError(f"{kind.name} may not be sent on a channel whose own half is {self.mine.value}")
+            raise InternalError(
+                f"{kind.name} may not be sent on a channel whose own half is {self.mine.value}"
+            )
         self.mine = state
         if kind in _ENDS_BOTH:
             self.theirs = Half.FINAL
@@ -73,7 +75,9 @@ class ChannelState:
         """The peer sent `kind`. A wrong one is the peer's mistake."""
         state = self._theirs_table.get((self.theirs, kind))
         if state is None:
-            raise ProtocolViolation(f"{kind.name} came on a channel where the peer's half is {self.theirs.value}")
+            raise ProtocolViolation(
+                f"{kind.name} came on a channel where the peer's half is {self.theirs.value}"
+            )
         self.theirs = state
         if kind in _ENDS_BOTH:
             self.mine = Half.FINAL

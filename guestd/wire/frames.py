@@ -108,7 +108,9 @@ def parse_message(message: memoryview, limit: int) -> Frame:
     if len(message) > limit:
         raise _too_long(len(message), limit)
     if len(message) < HEAD:
-        raise ProtocolViolation(f"a message of {len(message)} bytes is too short: it begins with u8 kind, u32 channel")
+        raise ProtocolViolation(
+            f"a message of {len(message)} bytes is too short: it begins with u8 kind, u32 channel"
+        )
     kind, channel = _HEAD.unpack_from(message)
     return _checked(kind, channel, message[HEAD:])
 
@@ -187,7 +189,9 @@ class Decoder:
             return False
         (length,) = _LENGTH.unpack_from(self._buffer, self._start)
         if length < HEAD:
-            raise ProtocolViolation(f"a frame length of {length} is too short: kind and channel alone are {HEAD}")
+            raise ProtocolViolation(
+                f"a frame length of {length} is too short: kind and channel alone are {HEAD}"
+            )
         if length > self.limit:
             raise _too_long(length, self.limit)
         self._wanted = _LENGTH.size + length

@@ -47,7 +47,9 @@ class Hello:
         read = Fields(fields)
         version = read.integer("version", least=0)
         if version < VERSION:
-            raise VersionMismatch(f"the peer speaks protocol version {version}; this one needs {VERSION} or later")
+            raise VersionMismatch(
+                f"the peer speaks protocol version {version}; this one needs {VERSION} or later"
+            )
         limits = Fields(read.mapping("limits"))
         known = {"version", "agent", "features", "limits", "token"}
         return cls(

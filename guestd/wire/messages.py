@@ -37,7 +37,10 @@ def unpack(frame: Frame) -> dict[str, Any]:
     """The map a control frame carries."""
     try:
         fields: object = msgpack.unpackb(
-            frame.payload, raw=False, strict_map_key=False, unicode_errors="surrogateescape",
+            frame.payload,
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",
         )
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolViolation(f"the payload of {frame.kind.name} is not MessagePack: {error}") from error
@@ -114,25 +117,34 @@ class Fields:
         if not isinstance(value, list):
             raise self.bad(name, "a list of texts")
         items = cast("list[object]", value)
-        return [Fields({f"{name}[{at}]": item}).text(f"{name}[{at}]", most=2**31) for at, item in enumerate(items)]
+        return [
+            Fields({f"{name}[{at}]": item}).text(f"{name}[{at}]", most=2**31) for at, item in enumerate(items)
+        ]
 
     def mapping(self, name: str) -> dict[str, Any]:
         """A map with text keys; empty when absent."""
         value = self._get(name, None)
         if value is None:
             return {}
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast("dict[object, object]", value)):
+        if not isinstance(value, dict) or not all(
+            isinstance(key, str) for key in cast("dict[object, object]", value)
+        ):
             raise self.bad(name, "a map whose keys are texts")
         return cast("dict[str, Any]", value)
 
     def text_map(self, name: str) -> dict[str, str]:
         found = self.mapping(name)
-        return {key: Fields({f"{name}.{key}": item}).text(f"{name}.{key}", most=2**31) for key, item in found.items()}
+        return {
+            key: Fields({f"{name}.{key}": item}).text(f"{name}.{key}", most=2**31)
+            for key, item in found.items()
+        }
 
     def name_or_number(self, name: str) -> str | int | None:
         """A user or group: its name, or its number."""
         value = self._get(name, None)
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1):
+        if value is None or (
+            isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1
+        ):
             return value
         if isinstance(value, str) and value and "\0" not in value:
             return value
