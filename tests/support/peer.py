@@ -7,6 +7,7 @@ that was announced. `Raw` is a socket without manners, for what no client should
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -125,8 +126,6 @@ class Peer:
         try:
             if dialect == "websocket":
                 self._upgrade()
-            else:
-                self.sock.sendall(PREFACE)
             hello: dict[str, object] = {
                 "version": 1,
                 "agent": "a test",
@@ -134,12 +133,17 @@ class Peer:
             }
             if token is not None:
                 hello["token"] = token
-            self.send(Kind.HELLO, 0, hello)
+            # Refused at the door, a peer may be told before it has said a word; then nobody takes what it says.
+            with contextlib.suppress(BrokenPipeError):
+                if dialect == "native":
+                    self.sock.sendall(PREFACE)
+                self.send(Kind.HELLO, 0, hello)
             first = self.receive()
             self.hello = first.fields
             if first.kind is Kind.GOAWAY:
-                while self._websocket is None and self.sock.recv(65536):
-                    pass  # until it is closed: only then it is in the log
+                with contextlib.suppress(ConnectionResetError):
+                    while self._websocket is None and self.sock.recv(65536):
+                        pass  # until it is closed: only then it is in the log
                 raise Refused(first.fields)
             assert first.kind is Kind.HELLO
         except BaseException:
