@@ -11,6 +11,7 @@ connections hear the results and are told goodbye; then the rest. Each step is b
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -139,6 +140,9 @@ class _Supervisor:
             await self._stop(session, connections, signals)
 
     def _ready(self, session: Session) -> None:
+        # What is there by now stays: a full collection need not walk through all that was imported.
+        gc.collect()
+        gc.freeze()
         notify(self._environ, "READY=1")
         sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
         sys.stderr.flush()
