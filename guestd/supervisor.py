@@ -140,12 +140,11 @@ class _Supervisor:
             await self._stop(session, connections, signals)
 
     def _ready(self, session: Session) -> None:
-        # What is there by now stays: a full collection need not walk through all that was imported.
-        gc.collect()
-        gc.freeze()
         notify(self._environ, "READY=1")
         sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
         sys.stderr.flush()
+        # What was imported stays: no collection need walk through it again.
+        gc.freeze()
 
     async def _stop(self, session: Session, connections: trio.Nursery, signals: object) -> None:
         grace = self._settings.stop.grace
