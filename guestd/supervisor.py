@@ -60,6 +60,11 @@ def serve(settings: Settings) -> int:
     )
     _raise_fd_limit(settings)
     environ = dict(os.environ)
+    # What counts until trio listens, and again in the last moments, when nobody does: Python's own handlers would end
+    # this process in the middle of its end.
+    early: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: early.append(number))
     try:
         access = Access(settings)
         has_token = access.has_token
@@ -70,7 +75,7 @@ def serve(settings: Settings) -> int:
         sys.stderr.write(f"guestd: {error.message}\n")
         return error.exit_status
     try:
-        trio.run(_Supervisor(settings, access, listeners, environ).run, strict_exception_groups=True)
+        trio.run(_Supervisor(settings, access, listeners, environ, early).run, strict_exception_groups=True)
     finally:
         for listener in listeners:
             listener.close()
@@ -84,7 +89,9 @@ class _Supervisor:
         access: Access,
         listeners: list[Listener],
         environ: Mapping[str, str],
+        early: list[int],
     ) -> None:
+        self._early = early
         self._settings = settings
         self._access = access
         self._listeners = listeners
@@ -135,7 +142,8 @@ class _Supervisor:
                 for listener in self._listeners:
                     accepting.start_soon(doors.accept, listener, connections)
                 self._ready(session)
-                await _first(signals)
+                if not self._early:
+                    await _first(signals)
                 accepting.cancel_scope.cancel()
             await self._stop(session, connections, signals)
 
@@ -155,7 +163,6 @@ class _Supervisor:
                 hurry.start_soon(self._hurry, session, signals)
                 await session.jobs.stop(grace)
                 hurry.cancel_scope.cancel()
-            await session.jobs.end_left()
             async with trio.open_nursery() as farewells:
                 for connection in session.connections:
                     farewells.start_soon(connection.goodbye, ShuttingDown("the session has stopped"))

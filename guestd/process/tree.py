@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from guestd.process.cgroup import Cgroup
 
+_MARK = f"{MARK}=".encode()
 #: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state
 #: D).
 KILL_PATIENCE = 2.0
@@ -91,9 +93,9 @@ class Tree:
         if self._cgroup is not None:
             pids = set(self._cgroup.pids())
             if thorough:
-                pids |= self._followed(_all_pids(), pids)
+                pids |= self._followed(self._marked(), pids)
         elif thorough:
-            pids = self._followed(_all_pids(), {self._pid})
+            pids = self._followed(self._marked(), {self._pid})
         else:
             # Descent from the first process while it lives; after that its children are this process's.
             pids = self._followed(self._children.adopted(), {self._pid})
@@ -125,7 +127,7 @@ class Tree:
             # A stopped process does not act on a signal before it continues.
             hit(members, signal.SIGCONT)
             with patience or trio.CancelScope() as waiting:
-                waiting.deadline = trio.current_time() + grace
+                waiting.deadline = min(waiting.deadline, trio.current_time() + grace)
                 await self._gone(first_only=first_only)
         killed: set[Member] = set()
         hopeless = enough = trio.current_time() + CHASE
@@ -200,18 +202,52 @@ class Tree:
                     pending.append(child)
         return found
 
+    def _marked(self) -> list[int]:
+        """Every process of the machine that bears a trace."""
+        return [
+            pid
+            for pid, traces in _census.take().items()
+            if self._entry in traces.marks or traces.session == self._pid
+        ]
+
     def _is_other_job(self, pid: int) -> bool:
         return pid != self._pid and self._children.expects(pid)
 
     def _bears_trace(self, pid: int) -> bool:
-        try:
-            with open(f"/proc/{pid}/environ", "rb") as file:
-                if self._entry in file.read().split(b"\0"):
-                    return True
-        except OSError:
-            pass  # another user's process, or gone: the session is the other trace
+        if self._entry in _read_marks(pid):
+            return True
         member = read_member(pid)
         return member is not None and member.session == self._pid
+
+
+async def end_below(spared: set[int], *, grace: float) -> None:
+    """End every process that descends from this one, but for `spared`: SIGTERM, grace, SIGKILL. For the very end."""
+
+    def below() -> list[Member]:
+        found: set[int] = set()
+        pending = [pid for pid in children_of_thread(os.getpid()) if pid not in spared]
+        while pending:
+            found.add(pid := pending.pop())
+            pending += [child for child in children_of(pid) if child not in found]
+        return [member for pid in found if (member := read_member(pid)) is not None]
+
+    async def hit(number: int, *, again: bool) -> None:
+        done: set[Member] = set()
+        while members := below():
+            for member in members:
+                if again or member not in done:
+                    send(member, number)
+                    send(member, signal.SIGCONT)
+            done.update(members)
+            with trio.move_on_after(_LOOK_AGAIN):
+                await _gone(members)
+
+    if grace > 0:
+        with trio.move_on_after(grace):
+            # Not twice: to some a second SIGTERM means «at once».
+            await hit(signal.SIGTERM, again=False)
+    with trio.move_on_after(KILL_PATIENCE):
+        await hit(signal.SIGKILL, again=True)
 
 
 async def _gone(members: list[Member]) -> None:
@@ -285,5 +321,43 @@ def children_of_thread(pid: int, thread: int | str | None = None) -> list[int]:
         return []
 
 
-def _all_pids() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+class _Traces(NamedTuple):
+    marks: list[bytes]
+    session: int
+
+
+class _Census:
+    """Every process and the traces that it bears. Shared by all who ask in the same moment: each of two hundred jobs
+    that end together looking at all their processes would keep the loop for seconds.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[int, _Traces] = {}
+        self._good_until = 0.0
+
+    def take(self) -> dict[int, _Traces]:
+        begun = time.monotonic()
+        if begun >= self._good_until:
+            self._found = {
+                member.pid: _Traces(_read_marks(member.pid), member.session)
+                for name in os.listdir("/proc")
+                if name.isdecimal() and (member := read_member(int(name)))
+            }
+            # As long again as it took: who is forked meanwhile has a parent that is known, or has lost it and is this
+            # process's own child; both are looked at afresh.
+            self._good_until = 2 * time.monotonic() - begun
+        return self._found
+
+
+_census = _Census()
+
+
+def _read_marks(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            environment = file.read()
+    except OSError:
+        return []  # another user's process, or gone
+    if _MARK not in environment:
+        return []
+    return [entry for entry in environment.split(b"\0") if entry.startswith(_MARK)]

@@ -73,7 +73,7 @@ class Job:
         self._end_with: tuple[float, str] = (terms.grace, "tree")
         self._ending: Ending | None = None
         self._ending_runs = False
-        self._hurry = trio.Event()
+        self._patience = trio.CancelScope()
         self._owed: dict[int, int] = {}
         self._pumping = False
         self._draining = False
@@ -235,15 +235,14 @@ class Job:
         return len(self._tree.signal(number, first_only=first_only))
 
     def end(self, by: EndedBy, *, grace: float | None = None, scope: str | None = None) -> None:
-        """Begin to end it: SIGTERM, grace, SIGKILL. Asked again without grace, what is under way is
-        shortened.
-        """
+        """Begin to end it: SIGTERM, grace, SIGKILL. Asked again with less grace, what is under way is shortened."""
         if self.result is not None:
             return
         grace = self.terms.grace if grace is None else grace
+        self._patience.deadline = min(self._patience.deadline, trio.current_time() + grace)
         if self._ended_by is not None:
-            if grace == 0:
-                self._hurry.set()
+            before, scope = self._end_with
+            self._end_with = (min(before, grace), scope)
             return
         self._ended_by = by
         self._end_with = (grace, scope or self.terms.scope or "tree")
@@ -251,6 +250,11 @@ class Job:
             self._starting.cancel()
         elif not self._ending_runs:
             self._begin_ending(*self._end_with)
+
+    @property
+    def has_left(self) -> bool:
+        """Did it leave something running?"""
+        return self.result is not None and (self.result.left["count"] > 0 or not self.remove_cgroup())
 
     async def end_left(self, grace: float) -> Ending | None:
         """End what a finished job left running."""
@@ -270,20 +274,14 @@ class Job:
 
     def _begin_ending(self, grace: float, scope: str) -> None:
         self._ending_runs = True
+        self._patience = trio.CancelScope()
         self._around.start_soon(self, self._end_processes, grace, scope == "leave")
 
     async def _end_processes(self, grace: float, first_only: bool) -> None:  # noqa: FBT001  start_soon takes no keywords
         assert self._tree is not None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._shorten_when_hurried, patience := trio.CancelScope())
-            self._ending = await self._tree.end(grace=grace, first_only=first_only, patience=patience)
-            nursery.cancel_scope.cancel()
+        self._ending = await self._tree.end(grace=grace, first_only=first_only, patience=self._patience)
         self._ending_runs = False
         self._settle()
-
-    async def _shorten_when_hurried(self, patience: trio.CancelScope) -> None:
-        await self._hurry.wait()
-        patience.cancel()
 
     async def _watch_time(self) -> None:
         assert self.terms.timeout is not None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from guestd.errors import BadRequest, Conflict, LimitReached, NotFound, ShuttingDown
+from guestd.process.tree import end_below
 from guestd.session.terms import Surroundings
 from guestd.session.timers import Timers
 from guestd.wire.result import EndedBy
@@ -209,19 +210,23 @@ class Jobs:
         return REMEMBERED
 
     async def stop(self, grace: float) -> None:
-        """Refuse what is new, and end all that runs, everything at once, each within `grace`."""
+        """Refuse what is new, and end all that runs, everything at once, each within `grace`. What finished commands
+        have left running on purpose ends with the session too. Called again with less grace, it hurries.
+        """
         self._stopping = True
-        for job in self:
-            job.end(EndedBy.STOP, grace=grace)
-        for job in self:
-            await job.ended.wait()
-
-    async def end_left(self) -> None:
-        """What finished commands left running on purpose ends with the session."""
+        started = trio.current_time()
         async with trio.open_nursery() as nursery:
             for job in [*self, *self._lingering]:
-                if job.result is not None and not job.remove_cgroup():
-                    nursery.start_soon(job.end_left, 0)
+                if job.has_left:
+                    nursery.start_soon(job.end_left, grace)
+            for job in self:
+                job.end(EndedBy.STOP, grace=grace)
+            for job in self:
+                await job.ended.wait()
+        # Whatever is still there came from jobs that are forgotten, or shed all traces of theirs.
+        launcher = self._spawner.launcher_pid
+        spared = {launcher} if launcher is not None else set[int]()
+        await end_below(spared, grace=max(0.0, started + grace - trio.current_time()))
 
     def close(self) -> None:
         for job_id in list(self._jobs):
