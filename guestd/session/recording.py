@@ -116,7 +116,9 @@ class Recording:
                 if size is None:
                     await trio.lowlevel.wait_readable(self._fd)
                 elif size == 0:
-                    if not self.at_end:
+                    if self.at_end:
+                        self._tell()
+                    else:
                         await self._wait_for_room()
                 else:
                     if size >= 64 * 1024 and not widened:
@@ -216,7 +218,6 @@ class Recording:
         if size == 0:
             self._end()
             self._close_tape()
-            self._tell()
         elif self._memory is None:
             self._memory = TapeMemory(self.capacity)
             self._memory.tape.append(room[:size])
