@@ -1,20 +1,24 @@
 """Was it the kernel that killed a process for memory? Said only where the kernel says so.
 
 A job's own cgroup counts its kills. Without one, the kernel's log names the victim: by pid in the initial pid
-namespace; within another namespace, where pids differ, by name and user and the moment. Never guessed from
-SIGKILL alone.
+namespace; within another namespace, where pids differ, by name and user and the moment, and then each record
+speaks of one victim only. Never guessed from SIGKILL alone.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import threading
 from typing import NamedTuple
 
 _KMSG = "/dev/kmsg"
 _RECORD_MAX = 8192
 #: PROC_PID_INIT_INO: what /proc/self/ns/pid is in the initial namespace.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
+#: The records whose victims were found by name. They are few: the kernel's log is short, and this is rare.
+_told: set[int] = set()
+_telling = threading.Lock()
 _KILLED = re.compile(rb"Killed process (\d+) \((.*)\) .*UID:(\d+)", re.ASCII)
 
 
@@ -36,6 +40,7 @@ def read_victim(pid: int) -> Victim:
 def killed_for_memory(victim: Victim, since_mono: float) -> bool:
     """Has the kernel logged, since then, that it killed this process for memory?"""
     exact = os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
+    named: list[int] = []
     try:
         fd = os.open(_KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -45,26 +50,34 @@ def killed_for_memory(victim: Victim, since_mono: float) -> bool:
             try:
                 record = os.read(fd, _RECORD_MAX)
             except BlockingIOError:
-                return False
+                break
             except BrokenPipeError:
                 continue  # records were overwritten while this read; the next one is still there
-            if _names(record, victim, since_mono, exact=exact):
-                return True
+            if (sequence := _names(record, victim, since_mono, exact=exact)) is not None:
+                named.append(sequence)
     finally:
         os.close(fd)
+    if exact:
+        return bool(named)
+    with _telling:
+        for sequence in reversed(named):
+            if sequence not in _told:
+                _told.add(sequence)
+                return True
+    return False
 
 
-def _names(record: bytes, victim: Victim, since_mono: float, *, exact: bool) -> bool:
+def _names(record: bytes, victim: Victim, since_mono: float, *, exact: bool) -> int | None:
+    """The number of the record, if it says that."""
     head, _, text = record.partition(b";")
     found = _KILLED.search(text)
     if found is None:
-        return False
+        return None
     # «priority,sequence,microseconds since boot,…». The log's clock and CLOCK_MONOTONIC agree but for some
     # milliseconds.
-    logged = int(head.split(b",")[2]) / 1e6
-    if logged < since_mono - 0.1:
-        return False
+    _, sequence, microseconds = (int(number) for number in head.split(b",")[:3])
+    if microseconds / 1e6 < since_mono - 0.1:
+        return None
     pid, name, uid = int(found[1]), found[2].decode("utf-8", "replace"), int(found[3])
-    if exact:
-        return pid == victim.pid
-    return (name, uid) == (victim.name, victim.uid)
+    is_it = pid == victim.pid if exact else (name, uid) == (victim.name, victim.uid)
+    return sequence if is_it else None
