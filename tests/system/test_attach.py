@@ -542,12 +542,15 @@ def test_input_over_the_credit_resets_the_channel_and_nothing_else(peer: Peer, f
     assert peer.ask("wait", id=call.accepted()["id"])["code"] == 0
 
 
-def test_a_program_that_ends_without_reading_gives_the_input_up(peer: Peer) -> None:
-    call = peer.open("exec", shell="exit 3", stdin="stream")
-    call.accepted()
-    call.data(0, bytes(200_000))
-    assert call.end()["code"] == 3
-    _still_served(peer)
+def test_a_program_that_ends_without_reading_gives_the_input_up(server: Server, peer: Peer) -> None:
+    """Often, because once guestd died of it: where the input was closed between its writer's waking and its turn."""
+    for _ in range(40):
+        call = peer.open("exec", shell="exit 3", stdin="stream")
+        call.accepted()
+        call.data(0, bytes(200_000))
+        assert call.end()["code"] == 3
+        _still_served(peer)
+    assert "Traceback" not in server.log
 
 
 def _still_served(peer: Peer) -> Call:

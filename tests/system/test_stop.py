@@ -6,6 +6,7 @@ And where there was no time for that, after kill -9, the next start clears what 
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 from contextlib import contextmanager, suppress
@@ -120,17 +121,20 @@ def test_what_ignores_sigterm_is_killed_when_the_grace_is_over(cgroup: str) -> N
         assert server.process.wait(PATIENCE) == 0
 
 
-def test_what_was_left_running_hears_a_sigterm_too(tmp_path: Path) -> None:
+def test_what_was_left_running_hears_a_sigterm_too_and_not_only_when_all_else_has_ended(
+    tmp_path: Path,
+) -> None:
     farewell = tmp_path / "farewell"
     program = LISTENER.replace(
         "os.write(1, sys.argv[1]", f"os.write(os.open('{farewell}', 0o101), sys.argv[1]"
     )
-    with _nothing_left(), serving(config=_config("20s")) as server, Peer(server.address) as peer:
-        listener = f"{sys.executable} -I -S -c '{program.replace(chr(39), chr(34))}' bye 0"
-        call = peer.open("exec", shell=f"setsid {listener} & sleep 1000 & echo $$; wait -n", id="leaver")
-        call.lines(2)
+    with _nothing_left(), serving(config=_config("500ms")) as server, Peer(server.address) as peer:
+        _started(peer, "no", job_id="stubborn")
+        words = shlex.join([sys.executable, "-I", "-S", "-c", program, "bye", "0"])
+        call = peer.open("exec", shell=f"setsid {words} & wait", id="leaver")
+        call.lines(1)
         peer.ask("kill", id="leaver", scope="leave")
-        call.end()
+        assert call.end()["left"]["count"] == 1
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
     assert farewell.read_text() == "bye\n"
