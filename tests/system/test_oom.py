@@ -86,7 +86,8 @@ def test_a_command_that_takes_more_memory_than_it_may_is_oom_killed(peer: Peer, 
     result = peer.ask("exec", argv=_glutton(group))
     assert (result["outcome"], result["signal_name"], result["status"]) == ("oom_killed", "SIGKILL", 137)
     assert result["ended_by"] is None
-    assert result["peak_memory"] > LIMIT / 2
+    # Not told where the supervisor itself, or whoever started it, was once as large.
+    assert result["peak_memory"] is None or result["peak_memory"] > LIMIT / 2
 
 
 def test_so_is_one_that_the_launcher_started(peer: Peer, group: Path) -> None:
