@@ -47,8 +47,9 @@ class Cgroup:
                     # 0 stands for a process of another pid namespace, which no number of ours reaches.
                     found += [pid for pid in map(int, file.read().split()) if pid]
             except OSError as error:
-                # Removed before it was opened, or since: only an empty one can be.
-                if error.errno not in {errno.ENOENT, errno.ENODEV}:
+                # Removed before it was opened, or since: only an empty one can be. Or a threaded one that the job has
+                # made, whose processes are listed by the group above it.
+                if error.errno not in {errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP}:
                     raise
         return found
 

@@ -251,6 +251,26 @@ def test_where_there_is_a_cgroup_even_what_left_no_other_trace_is_reached(server
     assert _only(before) == {}
 
 
+@pytest.mark.parametrize("server", ["auto"], ids=["cgroup"], indirect=True)
+def test_groups_that_a_command_made_within_its_own_go_with_it(peer: Peer, fifo: Path) -> None:
+    """Threaded ones too, whose list of processes cannot be read; once one of those kept guestd from starting again."""
+    shell = (
+        "until grep -q guestd /proc/self/cgroup; do :; done\n"
+        "own=$(grep cgroup2 /proc/self/mounts | cut -d' ' -f2)$(sed -n 's/^0:://p' /proc/self/cgroup)\n"
+        "mkdir -p $own/plain/deeper $own/threads && echo threaded >$own/threads/cgroup.type\n"
+        f"(setsid sh -c 'read line <{fifo}' &) ; echo $own; read line <{fifo}"
+    )
+    before = living()
+    call = peer.open("exec", shell=shell, id="groups", grace=GRACE)
+    own = call.lines(1)[0]
+    assert os.path.isdir(f"{own}/threads")
+    peer.ask("kill", id="groups")
+    assert call.end()["unreached"]["count"] == 0
+    assert _only(before) == {}
+    with serving() as another, Peer(another.address) as other:
+        assert other.ask("exec", argv=["true"])["code"] == 0
+
+
 # --------------------------------------------------------------------------------------------------- signals and grace
 
 
