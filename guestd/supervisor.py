@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import guestd
-from guestd.errors import GuestdError, ShuttingDown
+from guestd.errors import ConfigError, GuestdError, ShuttingDown
 from guestd.process import cgroup
 from guestd.process.identity import Users
 from guestd.process.plan import write_oom_score_adj
@@ -48,6 +48,8 @@ _log = logging.getLogger("guestd")
 #: After the grace, for what cannot be hurried: the kernel taking back memory, last frames to a peer.
 _LAST_STEPS = 5.0
 _STDERR_FD = 2
+#: Settings that cannot be used, as service managers know it: starting again does not help.
+EX_CONFIG = 78
 
 
 def serve(settings: Settings) -> int:
@@ -67,6 +69,10 @@ def serve(settings: Settings) -> int:
         signal.signal(number, lambda number, _: early.append(number))
     try:
         access = Access(settings)
+    except ConfigError as error:
+        sys.stderr.write(f"guestd: {error.message}\n")
+        return EX_CONFIG
+    try:
         has_token = access.has_token
         listeners = passed_listeners(environ, has_token=has_token) or open_listeners(
             settings, has_token=has_token
@@ -101,7 +107,7 @@ class _Supervisor:
     async def run(self) -> None:
         settings = self._settings
         reaper = Reaper(_clock)
-        cgroups = cgroup.find() if settings.command.cgroup == "auto" else None
+        cgroups = _find_cgroups() if settings.command.cgroup == "auto" else None
         users = Users()
         own = users.own_identity()
         spawner = Spawner(own, reaper)
@@ -182,6 +188,15 @@ async def _first(signals: object) -> None:
 
 def _clock() -> tuple[float, float]:
     return time.time(), time.monotonic()
+
+
+def _find_cgroups() -> cgroup.Cgroups | None:
+    """What the world has made of its cgroups is no reason not to start: trees are then found through /proc."""
+    try:
+        return cgroup.find()
+    except OSError as error:
+        _log.warning("no cgroups for jobs: %s", error)
+        return None
 
 
 def _protect(oom_score_adj: int, spawner: Spawner) -> None:

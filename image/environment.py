@@ -133,7 +133,17 @@ def inside(private: str, command: Sequence[str], where: str) -> int:
         if not ready:
             return namespace.FAILED
         if command:
-            argv = [f"{programs}/guestctl", "exec", *([] if os.isatty(0) else ["-i"]), "--", *command]
+            # GUESTD_… is not handed on by guestd; here the command is to find the guestd that it is tried with.
+            options = [*([] if os.isatty(0) else ["-i"]), "--env", f"GUESTD_TO={environment['GUESTD_TO']}"]
+            argv = [
+                f"{programs}/guestctl",
+                "exec",
+                *options,
+                "--env",
+                f"PATH={environment['PATH']}",
+                "--",
+                *command,
+            ]
         else:
             say(BANNER.format(where=where, log=log))
             argv = _shell(private, environment)

@@ -74,7 +74,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line. `argv` and `shell` of exec are settled here: one of them is None."""
     words, argv = _split(arguments)
     parser = _build()
-    options = parser.parse_args(words)
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        if options.command == "exec" and options.line and argv is None:
+            # `exec ls -l`: its options are the command's, not guestctl's.
+            options.parser.error(_several(arguments[arguments.index("exec") + 1 :]))
+        getattr(options, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.command is None:
         parser.print_help()
         sys.exit(USAGE_STATUS)
@@ -94,17 +99,20 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
     return words[:at], words[at + 1 :]
 
 
+def _several(words: Sequence[str]) -> str:
+    return (
+        f"several words without --: write `guestctl exec [OPTIONS] -- {' '.join(words)}`, or quote them all as one line"
+        " for the shell"
+    )
+
+
 def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace, argv: list[str] | None) -> None:
     line: list[str] = options.line
     options.shell = None
     options.argv = argv
     if argv is None:
         if len(line) > 1:
-            parser.error(
-                "several words without --: write `guestctl exec [OPTIONS] -- "
-                + " ".join(line)
-                + "`, or quote them all as one line for the shell"
-            )
+            parser.error(_several(line))
         if not line:
             parser.error(
                 "no command: write `guestctl exec [OPTIONS] -- COMMAND ARGUMENTS…`, or one quoted shell line"
@@ -114,6 +122,8 @@ def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace, argv: 
         parser.error(f"{line[0]!r} stands before --: options go there; the whole command goes behind it")
     elif not argv:
         parser.error("nothing stands behind --: the command goes there")
+    if options.id == "":
+        parser.error("--id is empty: leave it out, or give the job a name")
     if options.detach and options.stdin:
         parser.error("--detach leaves the command to itself, so it cannot have -i; give its input by a file")
 

@@ -35,6 +35,8 @@ _log = logging.getLogger("guestd.listen")
 #: When this process has no descriptor left for one more connection.
 _OUT_OF_FDS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _BREATHER = 0.1
+#: How long, and how much, a refused peer may still say before its connection is closed under it.
+_FAREWELL, _FAREWELL_READS, _FAREWELL_SIZE = 1.0, 16, 64 * 1024
 #: What the kernel buffers for a peer. Bulk needs room for a full gather; more only adds delay before what
 #: comes after it.
 _SEND_BUFFER = 512 * 1024
@@ -78,8 +80,7 @@ class Doors:
                 except* GuestdError as group:
                     error = next(leaves(group))
                     _log.warning("%s: refused: %s (%s)", peer, error.message, error.code)
-                    with suppress(OSError):
-                        sock.send(PREFACE + encode(Kind.GOAWAY, 0, pack(error.to_map())))
+                    await _refuse(sock, error)
                 except* trio.TooSlowError:
                     _log.warning("%s: dropped: it said nothing for too long (limits.handshake)", peer)
                 except* (
@@ -144,6 +145,20 @@ class Doors:
             await connection.run()
         finally:
             session.connections.discard(connection)
+
+
+async def _refuse(sock: socket.socket, error: GuestdError) -> None:
+    """Say why, and wait until the peer has closed, or has had time to.
+
+    Closed with something of the peer's unread, a socket is reset, and the reason is lost on its way.
+    """
+    with suppress(OSError), trio.move_on_after(_FAREWELL):
+        sock.send(PREFACE + encode(Kind.GOAWAY, 0, pack(error.to_map())))
+        sock.shutdown(socket.SHUT_WR)
+        for _ in range(_FAREWELL_READS):
+            await trio.lowlevel.wait_readable(sock)
+            if not sock.recv(_FAREWELL_SIZE):
+                break
 
 
 def leaves(group: BaseExceptionGroup[GuestdError]) -> Iterator[GuestdError]:

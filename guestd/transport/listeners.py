@@ -82,12 +82,16 @@ def open_listener(address: Address, settings: Settings, *, has_token: bool) -> L
     try:
         match address.scheme:
             case "unix":
-                return _unix(address, public=bool(settings.access.unix_uids))
+                return _unix(address, settings.runtime_dir, public=bool(settings.access.unix_uids))
             case "vsock":
                 sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
                 return _listening(sock, (address.cid, address.port), str(address))
             case "tcp":
                 _check_reach(address.host, str(address), has_token=has_token)
+                if not has_token:
+                    _log.warning(
+                        "%s: any process of this machine may connect; token_file asks for a token", address
+                    )
                 return _tcp(address)
             case _:
                 raise ConfigError(
@@ -106,9 +110,16 @@ def _check_reach(host: str, name: str, *, has_token: bool) -> None:
         )
 
 
-def _unix(address: Address, *, public: bool) -> Listener:
+def _unix(address: Address, runtime_dir: str, *, public: bool) -> Listener:
     path = address.path
-    os.makedirs(os.path.dirname(path) or ".", mode=0o755, exist_ok=True)
+    folder = os.path.dirname(path)
+    if folder == runtime_dir:
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+    elif folder and not os.path.isdir(folder):
+        # Only guestd's own directory is made: any other that is not there is a typing error.
+        raise ConfigError(
+            f"cannot listen on {address}: there is no directory {folder!r}; make it, or correct the path"
+        )
     _clear_stale(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     # The mode is right from the first moment: between bind and chmod anybody could connect. Where other users
