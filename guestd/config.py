@@ -134,7 +134,7 @@ class Command(Section):
     spool_dir: str = _path(
         "Where spool files are, for output of which nothing may be lost.", "", "runtime_dir/spool"
     )
-    spool_limit: int = _size("All spool files together.", "1 GiB", "0", "16 TiB")
+    spool_limit: int = _size("One spool file; a command has two.", "1 GiB", "0", "16 TiB")
     umask: int = _key("The mode bits that new files do not get.", Octal(0, 0o777), 0o022)
     nice: int = _number("How much a command yields to others; below 0 needs privilege.", 0, -20, 19)
     oom_score_adj: int = _number(

@@ -9,7 +9,9 @@ import resource
 import signal
 import socket
 import sys
+import time
 from contextlib import ExitStack, suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -60,15 +62,15 @@ class Launcher:
                     message = marshal.dumps({"long": True})
                 message = (launcher.WITHOUT_CGROUP if plan.cgroup is None else launcher.WITH_CGROUP) + message
                 given = [source for source in plan.fds.values() if source is not None]
-                answer = await self._clone(plan, message, fds + given)
+                answer, since = await self._clone(plan, message, fds + given)
                 if answer.startswith(launcher.OUTSIDE):
                     plan.cgroup = None
                 pid = int(answer.removeprefix(launcher.OUTSIDE))
-            return await self._watch(pid, report, plan, told)
+            return await self._watch(pid, since, report, plan, told)
         finally:
             os.close(report)
 
-    async def _clone(self, plan: Plan, message: bytes, fds: list[int]) -> bytes:
+    async def _clone(self, plan: Plan, message: bytes, fds: list[int]) -> tuple[bytes, float]:
         """One request, one answer. Shielded, since an answer nobody took would be taken for the next one's."""
         async with self._turn:
             with trio.move_on_after(_LAUNCHER_PATIENCE, shield=True):
@@ -76,6 +78,7 @@ class Launcher:
                     self._begin()
                 connection = self._socket
                 assert connection is not None
+                since = time.monotonic()
                 try:
                     socket.send_fds(connection, [message], fds)
                     await trio.lowlevel.wait_readable(connection)
@@ -86,7 +89,7 @@ class Launcher:
                     self.close()  # it died meanwhile; what it had cloned has answered for itself
                 if answer:
                     if not answer.startswith(b"-"):
-                        return answer
+                        return answer, since
                     number = -int(answer)
                     raise explain(plan, "fork", number, os.strerror(number))
             self._give_up()
@@ -95,10 +98,12 @@ class Launcher:
             stage="fork", errno=errno.EAGAIN,
         )  # fmt: skip
 
-    async def _watch(self, pid: int, report: int, plan: Plan, told: Callable[[Exit], None]) -> int:
+    async def _watch(
+        self, pid: int, since: float, report: int, plan: Plan, told: Callable[[Exit], None]
+    ) -> int:
         """Wait until the program runs, or has failed to."""
         gate = _Gate()
-        self._reaper.expect(pid, gate.told)
+        self._reaper.expect(pid, gate.told, since)
         try:
             await trio.lowlevel.wait_readable(report)
         except trio.Cancelled:
@@ -135,7 +140,7 @@ class Launcher:
                 write_oom_score_adj(self.pid, 0)
         self._socket = mine
         pid = self.pid
-        self._reaper.expect(pid, lambda _: self._ended(pid))
+        self._reaper.expect(pid, lambda _: self._ended(pid), inf)
 
     def _ended(self, pid: int) -> None:
         if self.pid == pid:

@@ -30,6 +30,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SIGSET_SIZE = 128
 _SIGINFO_SIZE = 128
 _LIST_SIZE = 4096
+#: Spawns under way are few, and each is expected within moments of its child's birth.
+_EARLY_MAX = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -83,10 +85,13 @@ class Reaper:
                 self.orphans += len(self._early)
                 self._early.clear()
 
-    def expect(self, pid: int, told: Callable[[Exit], None]) -> None:
-        """`told` is called once, with how `pid` ended; at once if it already has. It must not block."""
+    def expect(self, pid: int, told: Callable[[Exit], None], since: float) -> None:
+        """`told` is called once, with how `pid` ended; at once if it already has. It must not block.
+
+        `since`: a moment before it was spawned. What ended before that had the number before it.
+        """
         early = self._early.pop(pid, None)
-        if early is not None:
+        if early is not None and early.mono >= since:
             self._tell(told, early)
         else:
             self._expected[pid] = told
@@ -135,7 +140,7 @@ class Reaper:
                 return
             pid = look.si_pid
             killed = look.si_code == os.CLD_KILLED and look.si_status == signal.SIGKILL
-            victim = read_victim(pid) if killed and (pid in self._expected or self._spawning) else None
+            victim = _victim(pid) if killed and (pid in self._expected or self._spawning) else None
             _, status, usage = os.wait4(pid, 0)
             wall, mono = self._clock()
             ended = Exit(status, usage, wall, mono, victim)
@@ -144,5 +149,15 @@ class Reaper:
                 self._tell(told, ended)
             elif self._spawning:
                 self._early[pid] = ended
+                if len(self._early) > _EARLY_MAX:
+                    del self._early[next(iter(self._early))]
+                    self.orphans += 1
             else:
                 self.orphans += 1
+
+
+def _victim(pid: int) -> Victim | None:
+    try:
+        return read_victim(pid)
+    except OSError:  # no descriptor left: whose name it was is not worth everybody's reaper
+        return None

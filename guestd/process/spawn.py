@@ -24,7 +24,9 @@ import os
 import resource
 import signal
 import threading
+import time
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -89,7 +91,8 @@ class Spawner:
     def start_at_once(self, plan: Plan, told: Callable[[Exit], None]) -> int:
         """Start it and return its pid; `told` hears how it ends. Raises StartFailed with stage and errno."""
         pid = _DirectSpawn(plan, self._own_oom_score_adj).run()
-        self._reaper.expect(pid, told)
+        # No status can have been taken between the two: what is remembered for this number was another's.
+        self._reaper.expect(pid, told, inf)
         return pid
 
     async def start(self, plan: Plan, told: Callable[[Exit], None]) -> int:
@@ -103,7 +106,7 @@ class Spawner:
                     except _NoOwnDirectory:
                         self._threads_can_leave = False
                     else:
-                        self._reaper.expect(spawn.pid, told)
+                        self._reaper.expect(spawn.pid, told, spawn.since)
                         return spawn.pid
                 return await self._launcher.start(self._as_request(plan), plan, told)
         except OSError as error:
@@ -162,6 +165,7 @@ class _DirectSpawn:
         self._begun = False
         self._abandoned = False
         self.pid = 0
+        self.since = 0.0
         self.failure: Exception | None = None
 
     def run(self) -> int:
@@ -176,6 +180,7 @@ class _DirectSpawn:
             program = find_program(plan.program, None if path is None else os.fsdecode(path))
             if self._abandoned:
                 raise _Abandoned
+            self.since = time.monotonic()
             self.pid = posix_spawn(program, plan.argv, plan.env, self._fds)
         except OSError as error:
             if stage == "exec" and error.errno in {errno.EAGAIN, errno.ENOMEM}:

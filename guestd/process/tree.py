@@ -33,6 +33,8 @@ KILL_PATIENCE = 2.0
 _MOVES = 5
 #: How long processes are run after that go on to fork faster than they are found. A cgroup needs none of it.
 CHASE = 10.0
+#: An exec takes the kernel a fraction of a millisecond; a look, some 20 us.
+_EXEC_LOOKS = 100
 #: In a row, of some 50 us each: then others get their turn.
 _LOOKS = 50
 _QUIET = 3
@@ -72,6 +74,11 @@ class Tree:
         self._entry = f"{MARK}={mark}".encode()
         self._cgroup = cgroup
         self._children = children
+        self._first_ended = False
+
+    def first_has_ended(self) -> None:
+        """The first process has been reaped: from now on its number may be somebody else's."""
+        self._first_ended = True
 
     def settle_in(self, cgroup: Cgroup) -> None:
         """Move everything that lives into a group, and what it forks meanwhile. May wait for the whole
@@ -95,10 +102,10 @@ class Tree:
             if thorough:
                 pids |= self._followed(self._marked(), pids)
         elif thorough:
-            pids = self._followed(self._marked(), {self._pid})
+            pids = self._followed(self._marked(), self._first())
         else:
             # Descent from the first process while it lives; after that its children are this process's.
-            pids = self._followed(self._children.adopted(), {self._pid})
+            pids = self._followed(self._children.adopted(), self._first())
         found = (read_member(pid) for pid in sorted(pids))
         return [member for member in found if member is not None]
 
@@ -175,10 +182,17 @@ class Tree:
     def _targets(self, *, first_only: bool) -> list[Member]:
         if not first_only:
             return self.members(thorough=True)
-        first = read_member(self._pid)
-        # Its number may be somebody else's by now; its session, as its leader, it shares with nobody else's
-        # first process.
-        return [] if first is None or first.session != self._pid else [first]
+        first = None if self._first_ended else read_member(self._pid)
+        return [] if first is None else [first]
+
+    def _first(self) -> set[int]:
+        return set() if self._first_ended else {self._pid}
+
+    def _leads(self, session: int) -> bool:
+        """Is it this job's session? Its number is not given out again while a process is in it; so where a
+        process has that number after the first one has ended, it is another session.
+        """
+        return session == self._pid and not (self._first_ended and os.path.exists(f"/proc/{session}"))
 
     async def _gone(self, *, first_only: bool) -> None:
         while members := (self._targets(first_only=True) if first_only else self.members()):
@@ -207,17 +221,17 @@ class Tree:
         return [
             pid
             for pid, traces in _census.take().items()
-            if self._entry in traces.marks or traces.session == self._pid
+            if self._entry in traces.marks or self._leads(traces.session)
         ]
 
     def _is_other_job(self, pid: int) -> bool:
-        return pid != self._pid and self._children.expects(pid)
+        return (self._first_ended or pid != self._pid) and self._children.expects(pid)
 
     def _bears_trace(self, pid: int) -> bool:
         if self._entry in _read_marks(pid):
             return True
         member = read_member(pid)
-        return member is not None and member.session == self._pid
+        return member is not None and self._leads(member.session)
 
 
 async def end_below(spared: set[int], *, grace: float) -> None:
@@ -353,11 +367,27 @@ _census = _Census()
 
 
 def _read_marks(pid: int) -> list[bytes]:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            environment = file.read()
-    except OSError:
-        return []  # another user's process, or gone
-    if _MARK not in environment:
+    environment = _read(pid, "environ")
+    for _ in range(_EXEC_LOOKS):
+        # Nothing at all: it may be in the middle of an exec, where the new program has no memory to speak of yet. It is
+        # about to have the mark that it had a moment ago. The kernel fills in the arguments before the environment, so
+        # the environment is read once more behind them.
+        if environment != b"":
+            break
+        is_there = _read(pid, "cmdline") != b"" or read_member(pid) is None
+        environment = _read(pid, "environ")
+        if is_there:
+            break
+        os.sched_yield()
+    if not environment or _MARK not in environment:
         return []
     return [entry for entry in environment.split(b"\0") if entry.startswith(_MARK)]
+
+
+def _read(pid: int, name: str) -> bytes | None:
+    """None for another user's process, or one that is gone."""
+    try:
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            return file.read()
+    except OSError:
+        return None

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _TRACE_FIELDS = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE"}
 _SCOPES = ("tree", "leave")
+_MOST_DRAIN = 3600.0
+_POINTER = 8
 _LEAST_OOM, _MOST_OOM = -1000, 1000
 
 
@@ -141,6 +143,13 @@ def _current_directory(pid: int) -> str | None:
 def read_request(settings: Settings, fields: Fields) -> CommandRequest:
     """What is asked for, checked, with the configured defaults for what is not said."""
     command, limits = settings.command, settings.limits
+    words = fields.raw("argv")
+    if isinstance(words, list) and len(cast("list[object]", words)) > limits.argv // _POINTER:
+        raise LimitReached(
+            f"argv has {len(cast('list[object]', words))} words; the kernel counts a pointer for each besides its bytes,"
+            f" and the limit is {limits.argv} bytes; pass the data by stdin, or raise limits.argv",
+            limit=limits.argv, setting="limits.argv",
+        )  # fmt: skip
     argv = fields.texts("argv", None)
     shell = fields.text("shell", None, most=limits.argv)
     if (argv is None) == (shell is None):
@@ -180,7 +189,7 @@ def read_request(settings: Settings, fields: Fields) -> CommandRequest:
         terms=Terms(
             timeout=timeout or None,
             grace=fields.seconds("grace", command.grace),
-            drain=fields.seconds("drain", command.drain),
+            drain=fields.seconds("drain", command.drain, most=_MOST_DRAIN),
             retain=fields.seconds("retain", command.retain),
             scope=fields.choice("scope", _SCOPES, None),
             kill_on_disconnect=fields.flag("kill_on_disconnect"),

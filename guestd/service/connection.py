@@ -302,9 +302,14 @@ class Connection:
                 await trio.lowlevel.checkpoint()
             else:
                 stall = self._settings.limits.write_stall
-                with trio.move_on_after(stall) as patience:
-                    await self.link.flush()
-                if patience.cancelled_caught:
+                left = False
+                while not left:
+                    before = self.link.unsent
+                    with trio.move_on_after(stall) as patience:
+                        left = await self.link.flush()
+                    if patience.cancelled_caught and self.link.unsent >= before:
+                        break
+                if not left:
                     raise PeerTooSlow(f"the peer took nothing for {stall} s (limits.write_stall)")
 
     def _gather(self) -> list[Outgoing]:

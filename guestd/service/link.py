@@ -40,8 +40,15 @@ class Link(Protocol):
         """
         ...
 
-    async def flush(self) -> None:
-        """Wait until everything given to `send_now` has left. Cancelled, the link is no longer of use."""
+    async def flush(self) -> bool:
+        """Wait until some of what was given to `send_now` has left; True when all has. Cancelled, the link is
+        no longer of use.
+        """
+        ...
+
+    @property
+    def unsent(self) -> int:
+        """Bytes given to `send_now` that the peer has not taken, as far as the kernel tells."""
         ...
 
     async def close(self) -> None: ...

@@ -19,13 +19,26 @@ if TYPE_CHECKING:
     from guestd.wire.messages import Fields
 
 _PAGE = resource.getpagesize()
+_PATIENCE = 1.0
+_LOOKERS = trio.CapacityLimiter(2)
 
 
-def status(session: Session, _: Connection, channel: Channel, fields: Fields) -> None:
+def status(session: Session, _connection: Connection, channel: Channel, fields: Fields) -> None:
     """Answer at once; nothing here is measured over time."""
     del fields
     channel.accept({})
-    channel.end(describe(session))
+
+    async def answer() -> dict[str, Any]:
+        found = describe(session)
+        # The workspace may be on a file system that does not answer: nobody but who asks waits for it, and
+        # not for long.
+        with trio.move_on_after(_PATIENCE):
+            found["workspace"]["there"] = await trio.to_thread.run_sync(
+                os.path.isdir, session.settings.workspace, abandon_on_cancel=True, limiter=_LOOKERS
+            )
+        return found
+
+    _connection.start_soon(channel, answer, only_asks=True)
 
 
 def describe(session: Session) -> dict[str, Any]:
@@ -57,7 +70,7 @@ def describe(session: Session) -> dict[str, Any]:
         },
         "memory": {"rss": _own_memory()},
         "tasks": trio.lowlevel.current_statistics().tasks_living,
-        "workspace": {"path": settings.workspace, "there": os.path.isdir(settings.workspace)},
+        "workspace": {"path": settings.workspace, "there": None},
     }
 
 

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from guestd.errors import BadOffset
+from guestd.errors import BadOffset, LimitReached
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+#: Of all senders together. One channel's window fits, whatever is set.
+_MOST_WAITING = 1024 * 1024
 
 
 class Input:
@@ -36,6 +39,10 @@ class Input:
     def is_open(self) -> bool:
         return self._fd is not None
 
+    @property
+    def _waiting(self) -> int:
+        return sum(len(data) for data, _ in self._queue)
+
     def write(self, offset: int, data: memoryview, consumed: Callable[[int], None]) -> None:
         """Accept bytes. `consumed` is called once for each of them, sooner or later, reader or no reader."""
         if offset > self.offset:
@@ -46,6 +53,13 @@ class Input:
             data = data[known:]
         if not data:
             return
+        if self.is_open and self._queue and self._waiting + len(data) > _MOST_WAITING:
+            # Each channel has credit of its own; without this, coming back again and again would add them up.
+            raise LimitReached(
+                f"{self._waiting} bytes of input wait for the job; come back at offset {self.offset} when it has read",
+                limit=_MOST_WAITING,
+                setting="limits.window",
+            )
         self.offset += len(data)
         if self._fd is None or self._eof_at is not None:
             # The program has closed its input, or its end was announced: like a write that finds no reader.

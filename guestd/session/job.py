@@ -151,6 +151,8 @@ class Job:
         around = self._around
         self.pid = pid
         self._tree = Tree(pid, self.mark, self._cgroup, around.reaper)
+        if self._exit is not None:
+            self._tree.first_has_ended()
         around.timers.after(PUMP_AFTER, self._start_pumps)
         if self.input is not None:
             self._around.start_soon(self, self.input.feed)
@@ -260,10 +262,10 @@ class Job:
         """End what a finished job left running."""
         return None if self._tree is None else await self._tree.end(grace=grace)
 
-    def close(self) -> None:
+    def close(self, *, read_on: bool = False) -> None:
         """Forget it: nothing of it can be read any more."""
         for recording in self.recordings:
-            recording.close()
+            recording.close(read_on=read_on)
         if self.input is not None:
             self.input.close()
         self.remove_cgroup()
@@ -301,7 +303,17 @@ class Job:
             self._settle()
 
     def _on_exit(self, ended: Exit) -> None:
+        try:
+            self._note_exit(ended)
+        except Exception as error:
+            # The reaper has others to tell; the log entry is its own.
+            self.lose(error)
+            raise
+
+    def _note_exit(self, ended: Exit) -> None:
         self._timer.cancel()
+        if self._tree is not None:
+            self._tree.first_has_ended()
         for recording in self.recordings:
             recording.drain()
             # What was written by now is owed to the readers, however slowly they take it.

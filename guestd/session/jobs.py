@@ -6,6 +6,7 @@ one is a conflict. A kill that comes before its start is remembered, and wins.
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 from collections import OrderedDict
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from guestd.session.command import Command, CommandRequest
     from guestd.session.job import Job
 
+_log = logging.getLogger("guestd.jobs")
 #: How long a kill is remembered that came before its start: longer than any sane network keeps a request
 #: back.
 REMEMBERED = 60.0
@@ -50,7 +52,7 @@ class _Kept(NamedTuple):
 _TAPES_OF_A_COMMAND = 2
 #: Descriptors a running job may come to hold: its three pipes, two tapes, and a process that is being ended. Of an
 #: ended one the tapes are left.
-FDS_OF_A_JOB, _FDS_OF_A_KEPT_JOB = 6, 2
+FDS_OF_A_JOB, _FDS_OF_A_KEPT_JOB = 8, 6
 #: Descriptors for everything else: listeners, and a look at /proc, without which no tree can be ended.
 FDS_IN_RESERVE = 64
 
@@ -87,6 +89,7 @@ class Jobs:
         self._lingering: list[Job] = []
         self._news = trio.Event()
         self._stopping = False
+        self._closing = False
         self._around: Surroundings | None = None
         self.started = 0
 
@@ -229,6 +232,7 @@ class Jobs:
         await end_below(spared, grace=max(0.0, started + grace - trio.current_time()))
 
     def close(self) -> None:
+        self._closing = True
         for job_id in list(self._jobs):
             self._forget(job_id)
         self._command.close()
@@ -280,7 +284,10 @@ class Jobs:
             self._kept_bytes -= kept.size
         self._digests.pop(job_id, None)
         self._reserved_bytes -= self._reserved.pop(job_id, 0)
-        job.close()
+        try:
+            job.close(read_on=not self._closing)
+        except Exception:  # noqa: BLE001  one job that cannot be put away is not the end of the others
+            _log.exception("job %s could not be put away whole", job_id)
         self._lingering = [each for each in [*self._lingering, job] if not each.remove_cgroup()]
 
 

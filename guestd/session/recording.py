@@ -61,6 +61,7 @@ class Recording:
         self._recording = True
         os.set_blocking(fd, False)
         self.at_end = False
+        self._pumped = False
 
     # ------------------------------------------------------------------------------------------------ what is
     # kept
@@ -107,6 +108,7 @@ class Recording:
 
     async def pump(self) -> None:
         """Read until the end of the stream, or until `stop_recording`; then go on reading, and discard."""
+        self._pumped = True
         try:
             # More room only once the stream turns out to be bulk: a pipe of 1 MiB counts against its user's
             # limit.
@@ -158,8 +160,8 @@ class Recording:
         return self.end + int.from_bytes(count, "little")
 
     def take_rest(self, end: int) -> None:
-        """End the recording at `end`, up to where bytes have been written: at once, if it is a holder's pace that they
-        wait for. What a pipe holds is little, and nobody else is to wait for that holder.
+        """End the recording at `end`, up to where bytes have been written: at once, if it is a holder's pace
+        that they wait for. What a pipe holds is little, and nobody else is to wait for that holder.
         """
         if self._memory is None or self._memory.tape.room(self._held_at()):
             return
@@ -194,9 +196,14 @@ class Recording:
         self._end()
         self._close_tape()
 
-    def close(self) -> None:
-        """Close the descriptor, whatever has not been read, and give the memory back."""
-        self._end()
+    def close(self, *, read_on: bool = False) -> None:
+        """Give the memory back, and close the descriptor; `read_on` leaves that to the pump, which goes on
+        discarding until the last writer has gone: who was left running does not die of SIGPIPE when its job
+        is forgotten.
+        """
+        self.stop_recording()
+        if not (read_on and self._pumped):
+            self._end()
         if self._memory is not None:
             self._memory.close()
             self._memory = None

@@ -127,6 +127,7 @@ class Doors:
                 peer,
                 self._session.settings.limits.handshake,
                 lambda link: self._serve_link(link, family),
+                pages=self._access.has_token or family not in {socket.AF_INET, socket.AF_INET6},
             )
         elif first:
             raise ProtocolViolation(

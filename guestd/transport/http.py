@@ -29,6 +29,11 @@ _NOT_A_WEBSOCKET = (
     b"HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nConnection: close, Upgrade\r\n"
     b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s" % (len(_TEXT), _TEXT)
 )
+_NO_PAGES_TEXT = b"A web page may connect only where a token is asked for: set token_file in the guest.\n"
+_NO_PAGES = (
+    b"HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (len(_NO_PAGES_TEXT), _NO_PAGES_TEXT)
+)
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -37,14 +42,26 @@ async def serve_http(
     peer: str,
     timeout: float,
     serve: Callable[[WebSocketLink], Awaitable[None]],
+    *,
+    pages: bool,
 ) -> None:
-    """Read the head; upgrade and serve, or answer. `timeout` bounds what happens before `serve`."""
+    """Read the head; upgrade and serve, or answer. `timeout` bounds what happens before `serve`.
+
+    `pages`: may a web page connect? A browser lets any page open a WebSocket to any address of its machine, and says
+    whose page it is in `Origin`.
+    """
     stream = _Prefixed(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
     with trio.fail_after(timeout):
         head = await stream.read_head(_HEAD_MAX)
-    if head is None or not is_upgrade(head):
-        answer = _TOO_LONG if head is None else _NOT_A_WEBSOCKET
-        _log.info("%s: answered an HTTP request that is no WebSocket upgrade", peer)
+    answer = None
+    if head is None:
+        answer = _TOO_LONG
+    elif not has_header(head, b"upgrade", b"websocket"):
+        answer = _NOT_A_WEBSOCKET
+    elif not pages and has_header(head, b"origin"):
+        answer = _NO_PAGES
+    if answer is not None:
+        _log.info("%s: answered an HTTP request with %s", peer, answer.split(b"\r\n")[0].decode())
         with trio.move_on_after(timeout):
             await stream.send_all(answer)
         return
@@ -90,11 +107,11 @@ def _load() -> _Loaded:
     return _Loaded()
 
 
-def is_upgrade(head: bytes) -> bool:
-    """Does the request ask for a WebSocket?"""
+def has_header(head: bytes, name: bytes, word: bytes = b"") -> bool:
+    """Is there such a header in the request, with that word in it?"""
     for line in head.split(b"\r\n")[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"upgrade" and b"websocket" in value.lower():
+        found, _, value = line.partition(b":")
+        if found.strip().lower() == name and word in value.lower():
             return True
     return False
 

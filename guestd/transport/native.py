@@ -4,6 +4,9 @@ ring.
 
 from __future__ import annotations
 
+import fcntl
+import sys
+import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -92,11 +95,19 @@ class NativeLink:
             at, sent = end, 0
         return self._spare[:at]
 
-    async def flush(self) -> None:
-        while self._rest:
+    async def flush(self) -> bool:
+        if self._rest:
             await trio.lowlevel.wait_writable(self._socket)
             with suppress(BlockingIOError):
                 self._rest = self._rest[self._socket.send(self._rest) :]
+        return not self._rest
+
+    @property
+    def unsent(self) -> int:
+        count = bytearray(4)
+        with suppress(OSError):  # not every socket can tell
+            fcntl.ioctl(self._socket, termios.TIOCOUTQ, count)
+        return len(self._rest) + int.from_bytes(count, sys.byteorder)
 
     async def close(self) -> None:
         trio.lowlevel.notify_closing(self._socket)

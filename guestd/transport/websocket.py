@@ -55,13 +55,18 @@ class WebSocketLink:
             self._queue.append(message if data is None else message + data)
         return False
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         try:
-            for message in self._queue:
-                await self._websocket.send_message(message)
+            if self._queue:
+                await self._websocket.send_message(self._queue[0])
+                del self._queue[0]
         except ConnectionClosed as closed:
             raise trio.BrokenResourceError from closed
-        self._queue.clear()
+        return not self._queue
+
+    @property
+    def unsent(self) -> int:
+        return sum(map(len, self._queue))
 
     async def close(self) -> None:
         with trio.move_on_after(_CLOSE_PATIENCE):

@@ -345,3 +345,19 @@ def test_sockets_that_were_handed_over_are_served_and_stay(tmp_path: Path) -> No
 def test_sockets_that_were_handed_to_another_process_are_not_taken() -> None:
     with serving(environment={"LISTEN_FDS": "1", "LISTEN_PID": "1"}) as server, Peer(server.address) as peer:
         assert peer.ask("status")["listening"] == [server.address]
+
+
+@pytest.mark.parametrize("origin", [b"", b"Origin: https://somewhere.example\r\n"])
+def test_a_web_page_may_not_connect_where_no_token_is_asked_for(origin: bytes) -> None:
+    """A browser opens a WebSocket to 127.0.0.1 for any page; only the Origin tells that it was a page."""
+    port = free_port()
+    with (
+        serving(f"tcp:127.0.0.1:{port}"),
+        socket.create_connection(("127.0.0.1", port), timeout=30) as sock,
+    ):
+        sock.sendall(
+            b"GET / HTTP/1.1\r\nHost: guest\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n" + origin + b"\r\n"
+        )
+        status = sock.recv(4096).split(b"\r\n")[0]
+        assert status.split()[1] == (b"403" if origin else b"101")

@@ -552,3 +552,10 @@ def test_what_cannot_be_reached_is_named(tmp_path: Path, fifo: Path) -> None:
             os.close(fd)
             process.wait()
     assert _only(before) == {}
+
+
+def test_a_daemon_in_the_middle_of_its_exec_is_counted() -> None:
+    """Between an exec's old memory and the new one a process shows no environment; after setsid no session either."""
+    with serving(config='[command]\ncgroup = "off"\n') as server, Peer(server.address) as peer:
+        for _ in range(150):
+            assert peer.ask("exec", shell="setsid sleep 30 >/dev/null 2>&1 &")["left"]["count"] == 1
