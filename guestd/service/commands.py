@@ -146,7 +146,7 @@ def read_request(settings: Settings, fields: Fields) -> CommandRequest:
     words = fields.raw("argv")
     if isinstance(words, list) and len(cast("list[object]", words)) > limits.argv // _POINTER:
         raise LimitReached(
-            f"argv has {len(cast('list[object]', words))} words; the kernel counts a pointer for each besides its bytes,"
+            f"argv has {len(cast('list[object]', words))} words; the kernel counts a pointer for each beside them,"
             f" and the limit is {limits.argv} bytes; pass the data by stdin, or raise limits.argv",
             limit=limits.argv, setting="limits.argv",
         )  # fmt: skip

@@ -218,7 +218,6 @@ def test_two_resolutions_share_nothing() -> None:
     "environ",
     [
         {"GUESTD_TO": "unix:/x"},
-        {"GUESTD_TOKEN": "secret"},
         {"GUESTD_JOB_ID": "1", "GUESTD_JOB_KEY": "2"},
         {"GUESTD_TEST_ANYTHING": "1", "GUESTD_BENCH_CACHE": "/x", "GUESTD_VENV": "/v"},
         {"GUESTDX": "1", "guestd_listen": "1"},
