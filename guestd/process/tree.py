@@ -228,7 +228,7 @@ class Tree:
         return (self._first_ended or pid != self._pid) and self._children.expects(pid)
 
     def _bears_trace(self, pid: int) -> bool:
-        if self._entry in _read_marks(pid):
+        if self._entry in _read_marks(pid, looks=_EXEC_LOOKS):
             return True
         member = read_member(pid)
         return member is not None and self._leads(member.session)
@@ -366,9 +366,10 @@ class _Census:
 _census = _Census()
 
 
-def _read_marks(pid: int) -> list[bytes]:
+def _read_marks(pid: int, *, looks: int = 0) -> list[bytes]:
+    """The marks of a process. `looks`: how often to look again at one that shows nothing at all."""
     environment = _read(pid, "environ")
-    for _ in range(_EXEC_LOOKS):
+    for _ in range(looks):
         # Nothing at all: it may be in the middle of an exec, where the new program has no memory to speak of yet. It is
         # about to have the mark that it had a moment ago. The kernel fills in the arguments before the environment, so
         # the environment is read once more behind them.
