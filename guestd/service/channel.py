@@ -60,8 +60,7 @@ class Channel:
         """Its OPEN has come."""
         self._state.received(Kind.OPEN)
 
-    # --------------------------------------------------------------------------------------------------------
-    # sending
+    # -------------------------------------------------------------------------------------- sending
 
     @property
     def is_open(self) -> bool:
@@ -112,8 +111,7 @@ class Channel:
             return  # reset meanwhile: nobody listens any more
         self._post(self.control(kind, fields).head, urgent)
 
-    # ------------------------------------------------------------------------------------------------------
-    # receiving
+    # ------------------------------------------------------------------------------------ receiving
 
     def received(self, frame: Frame) -> None:
         """A frame of the peer's. A mistake that concerns only this channel resets it; others end the

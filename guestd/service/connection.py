@@ -184,8 +184,7 @@ class Connection:
             while self._control or not self._parked:
                 await self._idle.wait()
 
-    # -------------------------------------------------------------------------------------------------------
-    # reading
+    # -------------------------------------------------------------------------------------- reading
 
     async def _greet(self) -> None:
         frame = await self.link.receive()
@@ -263,8 +262,7 @@ class Connection:
             _log.exception("%s: operation failed", self.peer)
             channel.fail(InternalError(_OWN_MISTAKE))
 
-    # -------------------------------------------------------------------------------------------------------
-    # writing
+    # -------------------------------------------------------------------------------------- writing
 
     def post(self, frame: bytes, urgent: bool = True) -> None:  # noqa: FBT001, FBT002  channels get it as a callable
         """Queue a control frame. One that is not urgent waits up to a millisecond for others to leave with it."""

@@ -74,8 +74,7 @@ class JobView:
             raise BadOffset(f"{name} has {end} bytes; there is no offset {wanted} to continue from")
         return wanted
 
-    # --------------------------------------------------------------------------------------------------------
-    # output
+    # --------------------------------------------------------------------------------------- output
 
     def _news(self) -> None:
         attachment = self._attachment
@@ -124,8 +123,7 @@ class JobView:
             "gaps": {names[stream]: lost for stream, lost in attachment.lost.items()},
         }
 
-    # ---------------------------------------------------------------------------------------------------------
-    # input
+    # ---------------------------------------------------------------------------------------- input
 
     def on_data(self, stream: int, offset: int, data: memoryview) -> None:
         if stream != INPUT:
@@ -150,8 +148,7 @@ class JobView:
             case _:
                 pass  # an event of a newer protocol; what is not known is ignored
 
-    # -----------------------------------------------------------------------------------------------------------
-    # end
+    # ------------------------------------------------------------------------------------------ end
 
     def closed(self) -> None:
         if self._attachment is not None:

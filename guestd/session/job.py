@@ -83,8 +83,7 @@ class Job:
         self._starting = trio.CancelScope()
         self._timer = trio.CancelScope()
 
-    # -------------------------------------------------------------------------------------------------------
-    # states
+    # --------------------------------------------------------------------------------------- states
 
     @property
     def state(self) -> str:
@@ -102,8 +101,7 @@ class Job:
     def held_bytes(self) -> int:
         return sum(recording.held_bytes for recording in self.recordings)
 
-    # ------------------------------------------------------------------------------------------------------
-    # starting
+    # ------------------------------------------------------------------------------------- starting
 
     def start(self, plan: Plan, close_child_fds: Callable[[], None]) -> None:
         """Start it: at once where that waits for nothing, else from a task. `close_child_fds` closes this
@@ -210,8 +208,7 @@ class Job:
         self.start_settled.happen()
         self._publish(not_started(self._facts(), failure))
 
-    # ------------------------------------------------------------------------------------------------------
-    # attaching
+    # ------------------------------------------------------------------------------------ attaching
 
     def attach(self, start: Mapping[int, int], wake: Callable[[], None], *, holds: bool) -> Attachment:
         """A new viewer, each of its cursors at the given offset."""
@@ -227,8 +224,7 @@ class Job:
             for recording in self.recordings:
                 recording.made_room()
 
-    # ---------------------------------------------------------------------------------------------------------
-    # ending
+    # --------------------------------------------------------------------------------------- ending
 
     def signal(self, number: int, *, first_only: bool) -> int:
         """Send a signal; returns how many processes got it."""
@@ -294,8 +290,7 @@ class Job:
             if self._exit is None:
                 self.end(EndedBy.TIMEOUT)
 
-    # ------------------------------------------------------------------------------------------------- facts
-    # of the end
+    # ----------------------------------------------------------------------------- facts of the end
 
     def stream_changed(self) -> None:
         """Bytes have come, or a stream has ended."""

@@ -112,8 +112,7 @@ class Jobs:
                 await self._wait_for_expiry()
                 self._expire()
 
-    # -----------------------------------------------------------------------------------------------------
-    # finding
+    # -------------------------------------------------------------------------------------- finding
 
     def __iter__(self) -> Iterator[Job]:
         return iter(list(self._jobs.values()))
@@ -135,8 +134,7 @@ class Jobs:
     def running(self) -> int:
         return len(self._jobs) - len(self._ended)
 
-    # ----------------------------------------------------------------------------------------------------
-    # starting
+    # ------------------------------------------------------------------------------------- starting
 
     def start_command(self, job_id: str | None, request: CommandRequest) -> tuple[Job, bool]:
         """The job of that id, and whether it was made just now."""
@@ -201,8 +199,7 @@ class Jobs:
                     limit=limits.tapes, setting="limits.tapes",
                 )  # fmt: skip
 
-    # ------------------------------------------------------------------------------------------------------
-    # killing
+    # -------------------------------------------------------------------------------------- killing
 
     def remember_kill(self, job_id: str) -> float:
         """Nobody has that id yet. If somebody starts it soon, the kill was first."""

@@ -63,8 +63,7 @@ class Recording:
         self.at_end = False
         self._pumped = False
 
-    # ------------------------------------------------------------------------------------------------ what is
-    # kept
+    # --------------------------------------------------------------------------------- what is kept
 
     @property
     def tape(self) -> Tape | None:
@@ -103,8 +102,7 @@ class Recording:
             return Piece(offset, memoryview(self._tail)[at : at + most])
         return tape.read(offset, most)
 
-    # ------------------------------------------------------------------------------------------------------
-    # reading
+    # -------------------------------------------------------------------------------------- reading
 
     async def pump(self) -> None:
         """Read until the end of the stream, or until `stop_recording`; then go on reading, and discard."""
