@@ -19,7 +19,7 @@ from guestd.wire.messages import Fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from guestd.client.inbox import Gap, Inbox
+    from guestd.client.inbox import Inbox, Item
 
 _INPUT = 0
 
@@ -41,8 +41,8 @@ class Channel:
     """See the module. `final` is what END carried; `error` is why there will be none."""
 
     __slots__ = (
-        "_sender", "_sending", "_state", "_window", "accepted", "changed", "credit", "error", "final", "granted", "id",
-        "inbox",
+        "_sender", "_sending", "_state", "_taken", "_window", "accepted", "changed", "credit", "error", "final",
+        "granted", "id", "inbox",
     )  # fmt: skip
 
     def __init__(self, sender: Sender, number: int, inbox: Inbox, *, credit: int, window: int) -> None:
@@ -57,6 +57,8 @@ class Channel:
         self.changed = trio.lowlevel.ParkingLot()
         self._sender = sender
         self._sending = False
+        # Of what was taken last, until its taker comes back.
+        self._taken = 0
         self._state = ChannelState(opener=True)
         self._window = Window(window)
 
@@ -79,8 +81,12 @@ class Channel:
             case Kind.ACCEPT:
                 self.accepted = dict(fields)
                 self.inbox.accepted(Fields(fields).mapping("streams"))
+                if fields.get("kind") == "shell":
+                    self.inbox.attached(Fields(fields))
             case Kind.EVENT if fields.get("event") == "gap":
                 self._on_gap(Fields(fields))
+            case Kind.EVENT if not self.over:
+                self.inbox.event(Fields(fields))
             case Kind.CREDIT:
                 size = Fields(fields).integer("bytes")
                 self.credit.grant(size)
@@ -141,14 +147,19 @@ class Channel:
             await self.changed.park()
         return self.final
 
-    async def take(self) -> Output | Gap | None:
-        """The next item of output, None after the last. Taking is what lets the guest send more."""
+    async def take(self) -> Item | None:
+        """The next item, None after the last.
+
+        Coming back for more is what lets the guest send more: whoever does has got rid of what it took before.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
+        owed, self._taken = self._taken, 0
+        self._grant(owed)
         while True:
             item = self.inbox.take()
             if item is not None:
                 if isinstance(item, Output):
-                    self._grant(len(item.data))
+                    self._taken = len(item.data)
                 return item
             if self.final is not None:
                 return None

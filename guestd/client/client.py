@@ -13,9 +13,10 @@ from guestd.client.connection import DEFAULT_WINDOW, Connection, identity
 from guestd.client.inbox import Inbox
 from guestd.client.jobs import Completed, Job, collect, exec_fields
 from guestd.client.link import StreamLink
+from guestd.client.shells import SHELL_WINDOW, Shell, shell_fields
 from guestd.client.tasks import background
 from guestd.client.transport import dial
-from guestd.errors import ConnectionLost, Unavailable
+from guestd.errors import Conflict, ConnectionLost, Unavailable
 from guestd.wire.address import Address, parse_address
 from guestd.wire.frames import FRAME_LIMIT
 from guestd.wire.hello import Hello
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from guestd.client.channel import Channel
-    from guestd.client.inbox import Start
+    from guestd.client.inbox import RoleName, ShellStart, Start
     from guestd.client.jobs import ExecOptions, Scope
     from guestd.client.link import Link
+    from guestd.client.shells import ShellOptions, TerminalSize
 
 AGENT = f"guestd-client {__version__}"
 #: What `run` keeps of each stream.
@@ -73,9 +75,59 @@ class Client:
         start: Mapping[str, int] | Start = "start",
         input: bool = False,
         hold: bool = False,
+        client: str | None = None,
+        command: int | None = None,
     ) -> Job:
-        """Come back to a job: all that is kept of its output, what comes from now on (`end`), or from exact offsets."""
-        return await self.open_job({"op": "attach", "id": id, "input": input, "hold": hold}, start)
+        """Come back to a job: all that is kept of its output, what comes from now on (`end`), or from exact offsets.
+
+        For a shell: `client` names who types, so that coming back under the same name continues the input; `command`
+        asks for the output of that command alone, as `commands` numbers them.
+        """
+        fields = {"op": "attach", "id": id, "input": input, "hold": hold}
+        return await self.open_job({**fields, **_given(client=client, command=command)}, start)
+
+    async def shell(
+        self,
+        id: str | None = None,
+        argv: Sequence[str | bytes] | None = None,
+        *,
+        start: Mapping[str, int] | ShellStart = "restore",
+        window: int = SHELL_WINDOW,
+        **options: Unpack[ShellOptions],
+    ) -> Shell:
+        """Open a shell: the one of that id if it lives, else a new one; without `argv` and `shell` the user's own.
+
+        With an `id` of your own, asking again is safe as long as the shell lives.
+        """
+        return await self.open_shell(shell_fields(id, argv, options), start, window)
+
+    async def attach_shell(
+        self,
+        id: str,
+        *,
+        role: RoleName = "watcher",
+        client: str | None = None,
+        size: TerminalSize | None = None,
+        start: Mapping[str, int] | ShellStart = "restore",
+        or_restore: bool = False,
+        hold: bool | None = None,
+        window: int = SHELL_WINDOW,
+    ) -> Shell:
+        """Come back to a shell, which is never started by this.
+
+        `or_restore`: where the offsets of `start` are no longer kept, see the screen as it is instead of a gap.
+        """
+        fields = {"op": "attach", "id": id, "role": role, **_given(client=client, hold=hold)}
+        if size is not None:
+            fields["size"] = size._asdict()
+        if or_restore:
+            fields["or_restore"] = True
+        return await self.open_shell(fields, start, window)
+
+    async def commands(self, id: str) -> list[dict[str, Any]]:
+        """What was typed at a shell, as far as the shell marks it: number, text, times, exit and byte range of each."""
+        found = await self._ask({"op": "commands", "id": id})
+        return list(found.get("commands", ()))
 
     async def run(
         self,
@@ -118,6 +170,10 @@ class Client:
         """The state of the guest."""
         return await self._ask({"op": "status"})
 
+    async def drain(self) -> None:
+        """Wait until everything that was sent has left this side."""
+        await self._connection.drain()
+
     async def open_job(self, fields: Mapping[str, Any], start: Mapping[str, int] | Start = "start") -> Job:
         """Open a channel that carries a job. `start` says from where its output is wanted."""
         inbox = Inbox(start)
@@ -125,6 +181,21 @@ class Client:
             fields = {**fields, "from": start if isinstance(start, str) else dict(start)}
         channel = self._connection.open(fields, inbox)
         return Job(channel, await _or_reset(channel, channel.wait_accepted))
+
+    async def open_shell(
+        self, fields: Mapping[str, Any], start: Mapping[str, int] | ShellStart, window: int
+    ) -> Shell:
+        """Open a channel that carries a shell."""
+        fields = {**fields, "from": start if isinstance(start, str) else dict(start)}
+        channel = self._connection.open(fields, Inbox(start), window)
+        accepted = await _or_reset(channel, channel.wait_accepted)
+        if accepted.get("kind") != "shell":
+            error = Conflict(
+                f"{accepted.get('id')!r} is a {accepted.get('kind')}, not a shell; attach to it as a job"
+            )
+            channel.reset(error)
+            raise error
+        return Shell(channel, accepted)
 
     async def _ask(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         channel = self._connection.open(fields)

@@ -106,8 +106,7 @@ class Connection:
     async def aclose(self) -> None:
         """Send what is queued, if that goes quickly, and close."""
         with trio.move_on_after(_CLOSE_TIME, shield=True):
-            while (self._queue or self._writing) and self._failure is None and not self._deaf:
-                await self._drained.park()
+            await self.drain()
         self._die(ConnectionLost("it was closed on this side"))
         with trio.move_on_after(_CLOSE_TIME, shield=True):
             await self._link.aclose()
@@ -154,6 +153,11 @@ class Connection:
     def post_data(self, channel: int, stream: int, offset: int, data: memoryview) -> None:
         """A DATA frame. The data is not copied when it goes at once, or cannot change later."""
         self._send(data_head(channel, stream, offset, len(data)), data)
+
+    async def drain(self) -> None:
+        """Wait until everything that is queued has left, or nothing can leave any more."""
+        while (self._queue or self._writing) and self._failure is None and not self._deaf:
+            await self._drained.park()
 
     async def wait_room(self) -> bool:
         waited = False

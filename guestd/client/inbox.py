@@ -12,17 +12,25 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from guestd.errors import ProtocolViolation
+from guestd.wire.messages import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STREAM_NAMES = {1: "stdout", 2: "stderr"}
+TERMINAL = "terminal"
+#: The bytes of a restore. They draw the screen as it is; they are no output of the program's, and have no place in it.
+SCREEN = "screen"
+STREAM_NAMES = {1: "stdout", 2: "stderr", 3: TERMINAL, 4: SCREEN}
 #: Pieces are joined up to this size; larger ones travel as they came.
 _JOIN_LIMIT = 64 * 1024
 #: Events carry no credit. A peer that sends more of them than this without being read is broken.
 _ITEMS_LIMIT = 65536
 
 Start = Literal["start", "end"]
+#: A shell can be seen as it is now, too: first what draws its screen, then what comes.
+ShellStart = Literal["start", "end", "restore"]
+RoleName = Literal["owner", "writer", "watcher"]
+_ROLES = ("owner", "writer", "watcher")
 
 
 def stream_name(number: int) -> str:
@@ -50,6 +58,50 @@ class Gap(NamedTuple):
         return self.end - self.start
 
 
+class Began(NamedTuple):
+    """This attachment to a shell has begun; `end` is how far the terminal's output had come by then."""
+
+    role: RoleName
+    columns: int
+    rows: int
+    end: int
+    created: bool
+
+
+class Restore(NamedTuple):
+    """`size` bytes of `screen` follow. They put a terminal of that size into the shell's state at offset `offset`."""
+
+    offset: int
+    size: int
+    columns: int
+    rows: int
+    exact: bool
+
+
+class Role(NamedTuple):
+    """What this attachment may do has changed, because of `by`."""
+
+    role: RoleName
+    by: str
+
+
+class Resized(NamedTuple):
+    """The shell's screen has this size now."""
+
+    columns: int
+    rows: int
+
+
+class InputState(NamedTuple):
+    """`blocked`: the program does not read, and `waiting` typed bytes wait for it; `flowing`: it reads again."""
+
+    state: str
+    waiting: int
+
+
+Item = Output | Gap | Began | Restore | Role | Resized | InputState
+
+
 class _Growing:
     """Small pieces of one stream, being joined."""
 
@@ -64,11 +116,13 @@ class _Growing:
 class Inbox:
     """See the module. `start` says from where output is wanted."""
 
-    __slots__ = ("_discarding", "_items", "_start", "began", "held", "positions")
+    __slots__ = (
+        "_discarding", "_items", "_start", "began", "columns", "held", "positions", "restoring", "role", "rows",
+    )  # fmt: skip
 
-    def __init__(self, start: Mapping[str, int] | Start = "start") -> None:
+    def __init__(self, start: Mapping[str, int] | ShellStart = "start") -> None:
         self._start = start
-        self._items: deque[Output | Gap | _Growing] = deque()
+        self._items: deque[Item | _Growing] = deque()
         self._discarding = False
         #: Bytes that wait to be taken.
         self.held = 0
@@ -76,21 +130,64 @@ class Inbox:
         self.began: dict[str, int] = {}
         #: How far each stream has come: the offset of the next byte that is wanted.
         self.positions: dict[str, int] = dict(start) if not isinstance(start, str) else {}
+        #: Of a shell, as the guest said last: what this attachment may do, and the size of the screen.
+        self.role: RoleName | None = None
+        self.columns = self.rows = 0
+        #: Bytes of a restore that are still to come. Until then the screen that it draws is no screen.
+        self.restoring = 0
 
     def accepted(self, streams: Mapping[str, Any]) -> None:
         """The guest has said what it keeps of each stream: settle where `start` and `end` are."""
         for name, kept in streams.items():
-            if name in self.positions or not isinstance(kept, dict):
+            # A restore says itself at which offset its screen is.
+            if name in self.positions or not isinstance(kept, dict) or self._start == "restore":
                 continue
             place = cast("dict[str, object]", kept).get("end" if self._start == "end" else "start")
             if isinstance(place, int):
                 self.positions[name] = place
         self.began = dict(self.positions)
 
+    def event(self, fields: Fields) -> None:
+        """What a guest says of a shell. Kept in its place among the output; what is not known is ignored."""
+        match fields.raw("event"):
+            case "restore":
+                offset, size = fields.integer("offset"), fields.integer("bytes")
+                self.positions[TERMINAL] = offset
+                self.began.setdefault(TERMINAL, offset)
+                self.restoring = size
+                columns, rows = fields.integer("columns", 0), fields.integer("rows", 0)
+                self._say(Restore(offset, size, columns, rows, fields.flag("exact", default=True)))
+            case "role":
+                self.role = cast("RoleName", fields.choice("role", _ROLES))
+                self._say(Role(self.role, fields.text("by", "")))
+            case "size":
+                self.columns, self.rows = fields.integer("columns"), fields.integer("rows")
+                self._say(Resized(self.columns, self.rows))
+            case "input":
+                self._say(InputState(fields.text("state"), fields.integer("waiting", 0)))
+            case _:
+                pass
+
+    def attached(self, fields: Fields) -> None:
+        """The ACCEPT of a shell."""
+        size = Fields(fields.mapping("size"))
+        terminal = Fields(Fields(fields.mapping("streams")).mapping(TERMINAL))
+        self.role = cast("RoleName", fields.choice("role", _ROLES, "watcher"))
+        self.columns, self.rows = size.integer("columns", 0), size.integer("rows", 0)
+        self._say(
+            Began(self.role, self.columns, self.rows, terminal.integer("end", 0), fields.flag("created"))
+        )
+
     def put(self, number: int, offset: int, data: memoryview) -> int:
         """Bytes came; they are copied out of `data`. Returns how many of them nobody will take."""
         stream = stream_name(number)
         size = len(data)
+        if stream == SCREEN:
+            self.restoring = max(0, self.restoring - size)
+            if self._discarding:
+                return size
+            self._append(stream, offset, data)
+            return 0
         position = self.positions.get(stream, offset)
         if offset > position:
             self.lost(stream, position, offset)
@@ -115,7 +212,7 @@ class Inbox:
         else:
             self._push(Gap(stream, start, end))
 
-    def take(self) -> Output | Gap | None:
+    def take(self) -> Item | None:
         """The next item, or None while there is none."""
         if not self._items:
             return None
@@ -148,7 +245,15 @@ class Inbox:
         else:
             self._push(Output(stream, offset, bytes(data)))
 
-    def _push(self, item: Output | Gap | _Growing) -> None:
+    def _say(self, item: Restore | Began | Role | Resized | InputState) -> None:
+        if self._discarding:
+            return
+        # Of several in a row only the last is still true.
+        if self._items and isinstance(item, Resized | InputState) and type(self._items[-1]) is type(item):
+            self._items.pop()
+        self._push(item)
+
+    def _push(self, item: Item | _Growing) -> None:
         if len(self._items) >= _ITEMS_LIMIT:
             raise ProtocolViolation(
                 f"more than {_ITEMS_LIMIT} separate pieces of output came without being read"

@@ -1,32 +1,22 @@
 """`follow`: a job across lost connections, every byte once, output and input.
 
-One task keeps a connection; when it is lost, it waits, connects again, and attaches at the exact offsets that had
-arrived. Events, input and signals go through the same object the whole time.
-
 What may be repeated is decided here, and only here:
 - An `exec` the guest has not accepted yet is asked again under the same id, which is safe, unless the guest has been
   started anew meanwhile: then nobody can say whether the command ran, and that is what is said.
 - Once accepted, a job is only ever attached to. If the guest has forgotten it, that is an error, not a second run.
-- Input is kept until the guest has passed it on, and sent again from where the guest says it is.
-- Signals are sent once. One that is given while there is no connection waits for the next.
 """
 
 from __future__ import annotations
 
-import math
-import random
 import secrets
-from collections import deque
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import trio
-
-from guestd.client.channel import again
-from guestd.client.jobs import exec_fields
+from guestd.client.backoff import Backoff, Notice
+from guestd.client.jobs import Event, Job, exec_fields
+from guestd.client.keeper import Final, Keeper
 from guestd.client.tasks import background
-from guestd.errors import ConnectionLost, GuestdError, ShuttingDown, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -34,47 +24,7 @@ if TYPE_CHECKING:
 
     from guestd.client.client import Client
     from guestd.client.inbox import Start
-    from guestd.client.jobs import Event, ExecOptions, Job
-    from guestd.wire.result import Result
-
-#: What another attempt may cure.
-_PASSING = (ConnectionLost, Unavailable, ShuttingDown)
-#: Reasons for the end of a connection that it may not: the next would end in the same way.
-_LASTING = frozenset({"protocol", "version", "unauthorized", "forbidden", "bad_request"})
-#: A connection that lasted this long, or brought anything, was worth having: waiting begins anew after it.
-_WORTHWHILE = 10.0
-#: Input that is kept to be sent again: this, or the guest's window if that is more. Less could wait for
-#: credit that only comes when more has been sent.
-_INPUT_KEPT = 256 * 1024
-#: How much of it is sent in one go: between two steps what has been passed on is forgotten.
-_INPUT_STEP = 64 * 1024
-
-
-class _Final(ConnectionLost):
-    """A loss that no further attempt can cure."""
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait before each attempt: a few quick ones, then patience, never all clients at once."""
-
-    delays: Sequence[float] = (1.0, 2.0, 4.0, 8.0, 15.0)
-    last: float = 30.0
-    spread: float = 0.25
-    random: Callable[[], float] = random.random
-
-    def delay(self, attempt: int) -> float:
-        """Before attempt number `attempt`, the first being 0."""
-        base = self.delays[attempt] if attempt < len(self.delays) else self.last
-        return base * (1 + self.spread * (2 * self.random() - 1))
-
-
-class Notice(NamedTuple):
-    """Something happened to the connection. `delay` is how long until the next attempt."""
-
-    what: Literal["lost", "failed", "again"]
-    error: GuestdError | None = None
-    delay: float = 0.0
+    from guestd.client.jobs import ExecOptions
 
 
 @dataclass(frozen=True)
@@ -86,6 +36,8 @@ class Request:
     start: Mapping[str, int] | Start = "start"
     input: bool = False
     hold: bool = True
+    #: Of a shell: the output of that command alone.
+    command: int | None = None
 
 
 def to_exec(argv: Sequence[str | bytes] | None, options: ExecOptions) -> Request:
@@ -95,33 +47,8 @@ def to_exec(argv: Sequence[str | bytes] | None, options: ExecOptions) -> Request
     return Request(id, fields, input=options.get("stdin") == "stream", hold=options.get("hold", True))
 
 
-class _Input:
-    """Bytes given, and not yet known to be passed on. `start` is the offset of the first that is kept."""
-
-    def __init__(self) -> None:
-        self.start = 0
-        self.kept = bytearray()
-        self.limit = _INPUT_KEPT
-        self.ended = False
-
-    @property
-    def room(self) -> int:
-        return max(0, self.limit - len(self.kept))
-
-    def forget(self, offset: int) -> bool:
-        """The guest has passed on everything before `offset`. True when that made room."""
-        size = min(max(offset - self.start, 0), len(self.kept))
-        del self.kept[:size]
-        self.start += size
-        return size > 0
-
-    def since(self, offset: int, most: int) -> bytes:
-        at = offset - self.start
-        return bytes(self.kept[at : at + most])
-
-
-class Followed:
-    """See the module. Used like a `Job`."""
+class Followed(Keeper[Job, Event]):
+    """A job that is followed. Used like a `Job`."""
 
     def __init__(
         self,
@@ -132,218 +59,37 @@ class Followed:
         backoff: Backoff,
         notice: Callable[[Notice], None],
     ) -> None:
-        self.id = request.id
-        #: The job as it is attached now, or was last.
-        self.job: Job | None = None
-        self._dial = dial
-        self._request = request
-        self._give_up = math.inf if give_up is None else give_up
-        self._backoff = backoff
-        self._notice = notice
-        self._client: Client | None = None
-        self._guest: dict[str, Any] | None = None
-        # Attachments whose output is not taken yet, oldest first; each goes on where the one before it ended.
-        self._jobs: deque[Job] = deque()
-        self._input = _Input()
-        self._signals: deque[str] = deque()
-        self._iterated = False
-        self._discarding = False
-        self._result: Result | None = None
-        self._failure: GuestdError | None = None
-        self._changed = trio.lowlevel.ParkingLot()
-
-    # -- for the user --
-
-    @property
-    def connected(self) -> bool:
-        return self._client is not None
-
-    def __aiter__(self) -> Followed:
-        self._iterated = True
-        return self
-
-    async def __anext__(self) -> Event:
-        while True:
-            if self._jobs:
-                try:
-                    return await anext(aiter(self._jobs[0]))
-                except _PASSING:
-                    self._jobs.popleft()
-                    self._changed.unpark_all()
-                    continue
-            if self._failure is not None:
-                raise again(self._failure)
-            await self._changed.park()
-
-    async def send(self, data: bytes | bytearray | memoryview) -> None:
-        """Give input. Waits while as much as the guest's window is under way."""
-        rest = memoryview(data).cast("B")
-        while rest:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            self._check_open()
-            size = min(len(rest), self._input.room)
-            if size == 0:
-                await self._changed.park()
-                continue
-            self._input.kept += rest[:size]
-            rest = rest[size:]
-            self._wake()
-
-    async def close_stdin(self) -> None:
-        """The command reads end of file after what was given."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._input.ended = True
-        self._wake()
-
-    async def signal(self, name: str) -> None:
-        """Send a signal now, or when there is a connection again."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._signals.append(name)
-        self._send_signals()
-
-    async def kill(self, *, grace: float | None = None) -> None:
-        """End the job, politely and then not."""
-        if self._client is None:
-            raise ConnectionLost("there is no connection to kill it over")
-        await self._client.kill(self.id, grace=grace)
-
-    async def result(self) -> Result:
-        """How it ended. Output is thrown away if nobody has begun to take it."""
-        if not self._iterated:
-            self._discarding = True
-            for job in self._jobs:
-                job.discard()
-        while self._result is None:
-            if self._failure is not None:
-                raise again(self._failure)
-            await self._changed.park()
-        return self._result
-
-    def _check_open(self) -> None:
-        if self._input.ended:
-            raise trio.ClosedResourceError("the input of this job was closed")
-        if self._failure is not None:
-            raise again(self._failure)
-        if self._result is not None:
-            raise trio.BrokenResourceError("the job has ended; nobody takes input any more")
-
-    def _wake(self) -> None:
-        self._changed.unpark_all()
-        if self.job is not None:
-            self.job.changed.unpark_all()
-
-    def _send_signals(self) -> None:
-        while self._signals and self.job is not None and not self.job.over:
-            self.job.signal_now(self._signals.popleft())
-
-    # -- the keeper --
-
-    async def begin(self, tasks: trio.Nursery) -> None:
-        """Connect and attach for the first time."""
-        tasks.start_soon(self._keep, name=f"guestd client: keeps {self.id} attached")
-        while self.job is None:
-            if self._failure is not None:
-                raise again(self._failure)
-            await self._changed.park()
-
-    async def _keep(self) -> None:
-        """Hold a connection until the job's end has come, or giving up is right."""
-        lost_at: float | None = None
-        attempt = 0
-        while True:
-            began, before = trio.current_time(), self._progress()
-            try:
-                async with self._dial() as client:
-                    job = await self._attach(client)
-                    began = trio.current_time()
-                    if lost_at is not None:
-                        self._notice(Notice("again"))
-                    await self._serve(job)
-                    self._result = job.outcome
-                    error = job.error or ConnectionLost("the connection ended")
-            except GuestdError as caught:
-                error = caught
-            connected, self._client = self._client is not None, None
-            now = trio.current_time()
-            if connected and (self._progress() != before or now - began >= _WORTHWHILE):
-                lost_at, attempt = None, 0
-            lost_at = now if lost_at is None else lost_at
-            left = lost_at + self._give_up - now
-            if self._result is not None or left <= 0 or not self._is_passing(error):
-                self._failure = None if self._result is not None else error
-                self._wake()
-                return
-            delay = min(self._backoff.delay(attempt), left)
-            self._notice(Notice("lost" if connected or attempt == 0 else "failed", error, delay))
-            attempt += 1
-            await trio.sleep(delay)
-            # At most two attachments wait to be read: however often the line drops, memory stays bounded.
-            while len(self._jobs) > 1:
-                await self._changed.park()
-
-    def _is_passing(self, error: GuestdError) -> bool:
-        # Who never reached the guest can see at once what is wrong: only a loss is worth waiting out.
-        return (
-            self._guest is not None
-            and isinstance(error, _PASSING)
-            and not isinstance(error, _Final)
-            and error.details.get("reason") not in _LASTING
+        super().__init__(
+            dial, request.id, types=request.input, give_up=give_up, backoff=backoff, notice=notice
         )
+        self._request = request
+        # By this name the guest knows how much of what we type at a shell has arrived.
+        self._typist = "guestd-" + secrets.token_hex(8) if request.input else None
 
-    def _progress(self) -> object:
-        """What changes when a connection brings anything: output that came, input that went."""
-        return (self.job.positions, self._input.start) if self.job is not None else None
-
-    async def _attach(self, client: Client) -> Job:
+    async def _open(self, client: Client) -> Job:
         request, known, before = self._request, self._guest, self.job
+        # Asked from now on, whether an answer comes or not.
         self._guest = client.guest
         if before is not None:
-            start = before.positions
-            job = await client.attach(request.id, start=start, input=request.input, hold=request.hold)
-        elif request.exec is None:
-            job = await client.attach(request.id, start=request.start, input=request.input, hold=request.hold)
+            return await self._attach_to(client, before.positions)
+        if request.exec is None:
+            job = await self._attach_to(client, request.start)
             # What is given now goes behind what others gave. The input of an exec counts from its first byte.
             self._input.start = job.input_offset
-        elif known is None or known == client.guest:
-            job = await client.open_job(request.exec, request.start)
-        else:
-            raise _Final(
-                f"the guest was started anew before it accepted {request.id}: "
-                "nobody can say whether the command ran; look before you start it again",
-            )
-        if self._discarding:
-            job.discard()
-            self._jobs.clear()
-        self._input.limit = max(_INPUT_KEPT, client.hello.window)
-        self._client = client
-        self.job = job
-        self._jobs.append(job)
-        self._send_signals()
-        self._wake()
-        return job
+            return job
+        if known is None or known == client.guest:
+            return await client.open_job(request.exec, request.start)
+        raise Final(
+            f"the guest was started anew before it accepted {request.id}: "
+            "nobody can say whether the command ran; look before you start it again",
+        )
 
-    async def _serve(self, job: Job) -> None:
-        """Pass on input until the job is over or the connection is."""
-        given = self._input
-        if self._request.input and job.input_offset < given.start:
-            raise _Final(
-                f"the guest has lost input: it is at {job.input_offset}, after it had passed on {given.start}"
-            )
-        closed = not self._request.input
-        while not job.over:
-            if given.forget(job.input_taken):
-                self._changed.unpark_all()
-            chunk = b"" if closed else given.since(job.input_offset, _INPUT_STEP)
-            try:
-                if chunk:
-                    await job.send(chunk)
-                elif given.ended and not closed:
-                    await job.close_stdin()
-                    closed = True
-                else:
-                    await job.changed.park()
-            except (ConnectionLost, trio.BrokenResourceError):
-                await job.wait_over()
+    async def _attach_to(self, client: Client, start: Mapping[str, int] | Start) -> Job:
+        request = self._request
+        return await client.attach(
+            request.id, start=start, input=request.input, hold=request.hold, client=self._typist,
+            command=request.command,
+        )  # fmt: skip
 
 
 def _ignore(_: Notice) -> None:
