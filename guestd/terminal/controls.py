@@ -1,0 +1,592 @@
+"""Which control does what: one small function for each, and the tables by which they are found.
+
+A control sequence is known by its private prefix, its intermediates and its final character, written together: `?h`,
+` q`, `m`. Functions take the terminal and the parameters, at least one of them; a parameter that was left out is 0.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from guestd.terminal.cells import BLANK, Row
+from guestd.terminal.charsets import KNOWN
+from guestd.terminal.pens import PROTECTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from guestd.terminal.screen import Terminal
+
+    Parameters = tuple[int, ...]
+    Control = Callable[[Terminal, Parameters], None]
+
+_MOST_PARAMETERS = 32
+_LARGEST = 0x7FFFFFFF
+_SEQUENCE = re.compile(r"([<=>?]?)([0-9;:]*)([ -/]*[@-~])\Z")
+_MOST_CACHED = 4096
+_LONGEST_CACHED = 32
+
+
+def _count(parameters: Parameters) -> int:
+    return parameters[0] or 1
+
+
+# ------------------------------------------------------------------------------------------------ the cursor
+
+
+def _up(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    stop = t.top if t.y >= t.top else 0
+    t.go(t.x, max(t.y - _count(p), stop))
+
+
+def _down(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    stop = t.bottom if t.y <= t.bottom else t.rows - 1
+    t.go(t.x, min(t.y + _count(p), stop))
+
+
+def _right(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.go(t.x + _count(p), t.y)
+
+
+def _left(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.go(t.x - _count(p), t.y)
+
+
+def _next_line(t: Terminal, p: Parameters) -> None:
+    _down(t, p)
+    t.x = 0
+
+
+def _previous_line(t: Terminal, p: Parameters) -> None:
+    _up(t, p)
+    t.x = 0
+
+
+def _column(t: Terminal, p: Parameters) -> None:
+    t.go(_count(p) - 1, t.y)
+
+
+def _row(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.go(t.x, _count(p) - 1 + (t.top if t.modes.origin else 0))
+
+
+def _row_relative(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.go(t.x, t.y + _count(p))
+
+
+def _place(t: Terminal, p: Parameters) -> None:
+    y = (p[0] or 1) - 1
+    x = (p[1] or 1) - 1 if len(p) > 1 else 0
+    if t.modes.origin:
+        t.go(x, y + t.top)
+    else:
+        columns, rows = t.columns, t.rows
+        t.x = x if x < columns else columns - 1
+        t.y = y if y < rows else rows - 1
+
+
+def _tab_forward(t: Terminal, p: Parameters) -> None:
+    for _ in range(min(_count(p), t.columns)):
+        if t.x < t.columns:
+            t.x = t.next_stop(t.x)
+
+
+def _tab_back(t: Terminal, p: Parameters) -> None:
+    for _ in range(min(_count(p), t.columns)):
+        if t.x < t.columns:
+            t.x = t.previous_stop(t.x)
+
+
+def _tab_clear(t: Terminal, p: Parameters) -> None:
+    if p[0] == 0:
+        t.own_stops().discard(t.x)
+    elif p[0] == 3:
+        t.own_stops().clear()
+
+
+def _save(t: Terminal, _p: Parameters) -> None:
+    t.save()
+
+
+def _recall(t: Terminal, _p: Parameters) -> None:
+    t.recall()
+
+
+# -------------------------------------------------------------------------------------- erasing and shifting
+
+
+def _erase_line(t: Terminal, p: Parameters) -> None:
+    row, columns = t.lines[t.y], t.columns
+    if p[0] == 0:
+        row.erase(t.x, columns, columns, t.blank)
+        if t.x == 0:
+            row.wrapped = False
+    elif p[0] == 1:
+        row.erase(0, t.x + 1, columns, t.blank)
+    elif p[0] == 2:
+        row.erase(0, columns, columns, t.blank)
+        row.wrapped = False
+
+
+def _erase_screen(t: Terminal, p: Parameters) -> None:
+    lines, columns = t.lines, t.columns
+    if p[0] == 0:
+        _erase_line(t, p)
+        for y in range(t.y + 1, t.rows):
+            lines[y] = t.blank_row()
+    elif p[0] == 1:
+        _erase_line(t, p)
+        lines[t.y].wrapped = False
+        if t.x + 1 >= columns and t.y + 1 < t.rows:
+            lines[t.y + 1].wrapped = False
+        for y in range(t.y):
+            lines[y] = t.blank_row()
+    elif p[0] == 2:
+        for y in range(t.rows):
+            lines[y] = t.blank_row()
+    elif p[0] == 3 and not t.alternate:
+        t.history.clear()
+
+
+def _erase_unprotected(t: Terminal, row: Row, start: int, end: int) -> None:
+    blank, kept = t.blank, t.pens
+    for x in range(start, min(end, max(len(row.text), start))):
+        pen = row.pens[x : x + 1]
+        if not (pen and kept.look(ord(pen)).flags & PROTECTED):
+            row.erase(x, x + 1, t.columns + 1, blank)
+    if blank != BLANK and end > len(row.text):
+        row.erase(max(len(row.text), start), end, t.columns, blank)
+
+
+def _erase_line_selectively(t: Terminal, p: Parameters) -> None:
+    start = t.x if p[0] == 0 else 0
+    end = t.x + 1 if p[0] == 1 else t.columns
+    if p[0] <= 2:
+        _erase_unprotected(t, t.lines[t.y], start, min(end, t.columns))
+
+
+def _erase_screen_selectively(t: Terminal, p: Parameters) -> None:
+    if p[0] <= 2:
+        _erase_line_selectively(t, p)
+        first = t.y + 1 if p[0] == 0 else 0
+        last = t.y if p[0] == 1 else t.rows
+        for row in t.lines[first:last]:
+            _erase_unprotected(t, row, 0, t.columns)
+
+
+def _erase_characters(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.lines[t.y].erase(t.x, t.x + _count(p), t.columns, t.blank)
+
+
+def _insert_characters(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.lines[t.y].insert(t.x, _count(p), t.columns, t.blank)
+
+
+def _delete_characters(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    t.lines[t.y].delete(t.x, _count(p), t.columns, t.blank)
+
+
+def _insert_lines(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    if t.within:
+        t.move_rows(t.y, _count(p), down=True)
+        t.x = 0
+
+
+def _delete_lines(t: Terminal, p: Parameters) -> None:
+    t.settle()
+    if t.within:
+        t.move_rows(t.y, _count(p), down=False)
+        t.x = 0
+
+
+def _scroll_up(t: Terminal, p: Parameters) -> None:
+    t.move_rows(t.top, _count(p), down=False)
+
+
+def _scroll_down(t: Terminal, p: Parameters) -> None:
+    t.move_rows(t.top, _count(p), down=True, blank=False)
+
+
+def _in_region(t: Terminal, x: int, count: int, *, insert: bool) -> None:
+    if t.within and x < t.columns:
+        blank = t.blank
+        for row in t.lines[t.top : t.bottom + 1]:
+            (row.insert if insert else row.delete)(x, count, t.columns, blank)
+            row.wrapped = False
+
+
+def _scroll_left(t: Terminal, p: Parameters) -> None:
+    _in_region(t, 0, _count(p), insert=False)
+
+
+def _scroll_right(t: Terminal, p: Parameters) -> None:
+    _in_region(t, 0, _count(p), insert=True)
+
+
+def _insert_columns(t: Terminal, p: Parameters) -> None:
+    _in_region(t, t.x, _count(p), insert=True)
+
+
+def _delete_columns(t: Terminal, p: Parameters) -> None:
+    _in_region(t, t.x, _count(p), insert=False)
+
+
+def _repeat(t: Terminal, p: Parameters) -> None:
+    t.repeat(_count(p))
+
+
+def _set_region(t: Terminal, p: Parameters) -> None:
+    top = p[0] or 1
+    bottom = p[1] if len(p) > 1 else 0
+    if bottom == 0 or bottom > t.rows:
+        bottom = t.rows
+    if bottom > top:
+        t.top, t.bottom = top - 1, bottom - 1
+        _place(t, (1, 1))
+
+
+# ----------------------------------------------------------------------------------------------------- modes
+
+
+def _set_ansi(t: Terminal, p: Parameters, *, on: bool) -> None:
+    for mode in p:
+        if mode == 4:
+            t.modes.insert = on
+        elif mode == 20:
+            t.modes.newline = on
+
+
+def _set_private(t: Terminal, p: Parameters, *, on: bool) -> None:
+    for mode in p:
+        if mode in (47, 1047, 1049):
+            _show(t, on=on, cursor=mode == 1049)
+        elif mode == 1048:
+            (t.save if on else t.recall)()
+        elif mode == 2 and on:
+            t.charsets.recall(("BBBB", t.charsets.active))
+        else:
+            t.modes.set(mode, on)
+            if mode == 6:
+                _place(t, (1, 1))
+
+
+def _show(t: Terminal, *, on: bool, cursor: bool) -> None:
+    if on:
+        if cursor:
+            t.save()
+        t.show_alternate()
+    else:
+        t.show_main()
+        if cursor:
+            t.recall()
+    t.settle()
+
+
+def _switch_on(t: Terminal, p: Parameters) -> None:
+    _set_ansi(t, p, on=True)
+
+
+def _switch_off(t: Terminal, p: Parameters) -> None:
+    _set_ansi(t, p, on=False)
+
+
+def _private_on(t: Terminal, p: Parameters) -> None:
+    _set_private(t, p, on=True)
+
+
+def _private_off(t: Terminal, p: Parameters) -> None:
+    _set_private(t, p, on=False)
+
+
+def _soft_reset(t: Terminal, _p: Parameters) -> None:
+    t.modes.soft_reset()
+    t.charsets.reset()
+    t.top, t.bottom = 0, t.rows - 1
+    t.pen = 0
+    t.screen.saved = t.screen.saved._replace(x=0, y=0, pen=0, charsets=t.charsets.saved())
+
+
+def _cursor_style(t: Terminal, p: Parameters) -> None:
+    if p[0] <= 6:
+        t.modes.cursor_style = p[0]
+
+
+def _protect(t: Terminal, p: Parameters) -> None:
+    look = t.pens.look(t.pen)
+    if p[0] <= 2:
+        flags = look.flags | PROTECTED if p[0] == 1 else look.flags & ~PROTECTED
+        t.pen = t.pens.number(look._replace(flags=flags))
+
+
+def _key_option(t: Terminal, p: Parameters) -> None:
+    t.modes.set_key_option(p[0], p[1] if p[1:] else 0)
+
+
+def _titles(t: Terminal, p: Parameters) -> None:
+    which = p[1] if p[1:] else 0
+    if p[0] == 22:
+        t.strings.push(which)
+    elif p[0] == 23:
+        t.strings.pop(which)
+
+
+# --------------------------------------------------------------------------------- kitty's keyboard protocol
+
+_MOST_PUSHED = 16
+_KEYBOARD_FLAGS = 31
+
+
+def _keyboard_set(t: Terminal, p: Parameters) -> None:
+    stack, flags = t.screen.keyboard, p[0] & _KEYBOARD_FLAGS
+    how = p[1] if len(p) > 1 else 1
+    if how <= 1:
+        stack[-1] = flags
+    elif how == 2:
+        stack[-1] |= flags
+    elif how == 3:
+        stack[-1] &= ~flags
+
+
+def _keyboard_push(t: Terminal, p: Parameters) -> None:
+    stack = t.screen.keyboard
+    stack.append(p[0] & _KEYBOARD_FLAGS)
+    del stack[:-_MOST_PUSHED]
+
+
+def _keyboard_pop(t: Terminal, p: Parameters) -> None:
+    stack = t.screen.keyboard
+    del stack[max(len(stack) - _count(p), 0) :]
+    if not stack:
+        stack.append(0)
+
+
+CSI: Final[dict[str, Control]] = {
+    "@": _insert_characters,
+    " @": _scroll_left,
+    "A": _up,
+    " A": _scroll_right,
+    "B": _down,
+    "C": _right,
+    "D": _left,
+    "E": _next_line,
+    "F": _previous_line,
+    "G": _column,
+    "H": _place,
+    "I": _tab_forward,
+    "J": _erase_screen,
+    "?J": _erase_screen_selectively,
+    "K": _erase_line,
+    "?K": _erase_line_selectively,
+    "L": _insert_lines,
+    "M": _delete_lines,
+    "P": _delete_characters,
+    "S": _scroll_up,
+    "T": _scroll_down,
+    "X": _erase_characters,
+    "Z": _tab_back,
+    "`": _column,
+    "a": _right,
+    "b": _repeat,
+    "d": _row,
+    "e": _row_relative,
+    "f": _place,
+    "g": _tab_clear,
+    "h": _switch_on,
+    "?h": _private_on,
+    "l": _switch_off,
+    "?l": _private_off,
+    "!p": _soft_reset,
+    " q": _cursor_style,
+    '"q': _protect,
+    "r": _set_region,
+    "s": _save,
+    "t": _titles,
+    "u": _recall,
+    "=u": _keyboard_set,
+    ">u": _keyboard_push,
+    "<u": _keyboard_pop,
+    ">m": _key_option,
+    "'}": _insert_columns,
+    "'~": _delete_columns,
+}
+
+
+def _nothing(_t: Terminal, _p: Parameters) -> None:
+    """A sequence that is not known, or asks for an answer: the terminal in front of the person gives it."""
+
+
+_known: dict[str, tuple[Control, Parameters]] = {}
+
+
+def sequence(csi: str) -> tuple[Control, Parameters]:
+    """The function for what follows a CSI, and its parameters. SGR, the commonest, is not found here."""
+    known = _known.get(csi)
+    if known is None:
+        if len(_known) >= _MOST_CACHED:
+            _known.clear()
+        found = _SEQUENCE.match(csi)
+        if found is None:
+            return _nothing, (0,)
+        prefix, parameters, final = found.groups()
+        values = [part.partition(":")[0] for part in parameters.split(";")[:_MOST_PARAMETERS]]
+        numbers = tuple(min(int(value), _LARGEST) if value else 0 for value in values)
+        known = CSI.get(prefix + final, _nothing), numbers
+        if len(csi) <= _LONGEST_CACHED:
+            _known[csi] = known
+    return known
+
+
+#: Those that change what outlasts the screen.
+_LASTING = frozenset(
+    CSI[name]
+    for name in ("h", "?h", "l", "?l", "!p", " q", '"q', "r", "s", "t", "u", "g", "=u", ">u", "<u", ">m")
+)
+
+
+def lasts(control: Control) -> bool:
+    """Whether a control changes more than what is on the screen."""
+    return control in _LASTING
+
+
+# ----------------------------------------------------------------------------------------- single characters
+
+
+def _backspace(t: Terminal) -> None:
+    t.settle()
+    if t.x > 0:
+        t.x -= 1
+    elif 45 in t.modes.private and t.top < t.y <= t.bottom and t.lines[t.y].wrapped:
+        t.lines[t.y].wrapped = False
+        t.y -= 1
+        t.x = t.columns - 1
+        if t.lines[t.y].text[t.x : t.x + 1] in ("", BLANK):
+            t.x -= 1
+        t.settle()
+
+
+def _tab(t: Terminal) -> None:
+    if t.x < t.columns:
+        t.x = t.next_stop(t.x)
+
+
+def _return(t: Terminal) -> None:
+    t.x = 0
+
+
+def _new_line(t: Terminal) -> None:
+    t.x = 0
+    t.line_feed()
+
+
+def _line_feed(t: Terminal) -> None:
+    t.line_feed()
+
+
+def _shift_out(t: Terminal) -> None:
+    t.charsets.shift(1)
+
+
+def _shift_in(t: Terminal) -> None:
+    t.charsets.shift(0)
+
+
+#: And the pair that ends most lines.
+C0: Final[dict[str, Callable[[Terminal], None]]] = {
+    "\b": _backspace,
+    "\t": _tab,
+    "\n": _line_feed,
+    "\v": _line_feed,
+    "\f": _line_feed,
+    "\r": _return,
+    "\r\n": _new_line,
+    "\x0e": _shift_out,
+    "\x0f": _shift_in,
+}
+
+
+# ---------------------------------------------------------------------------------------- ESC and one letter
+
+
+def _index(t: Terminal) -> None:
+    t.index()
+
+
+def _next(t: Terminal) -> None:
+    t.x = 0
+    t.index()
+
+
+def _tab_set(t: Terminal) -> None:
+    t.own_stops().add(min(t.x, t.columns - 1))
+
+
+def _reverse_index(t: Terminal) -> None:
+    t.reverse_index()
+
+
+def _alignment(t: Terminal) -> None:
+    t.go(0, t.top if t.modes.origin else 0)
+    pen = chr(t.pen)
+    for y in range(t.rows):
+        t.lines[y] = Row("E" * t.columns, pen * t.columns if t.pen else "")
+
+
+def _shift_to(which: int) -> Callable[[Terminal], None]:
+    return lambda t: t.charsets.shift(which)
+
+
+def _shift_once_to(which: int) -> Callable[[Terminal], None]:
+    return lambda t: t.charsets.shift_once(which)
+
+
+def _keypad(*, on: bool) -> Callable[[Terminal], None]:
+    return lambda t: t.modes.set(66, on)
+
+
+def _ascii(t: Terminal) -> None:
+    t.charsets.shift(0)
+    t.charsets.designate(0, "B")
+
+
+ESC: Final[dict[str, Callable[[Terminal], None]]] = {
+    "7": lambda t: t.save(),
+    "8": lambda t: t.recall(),
+    "D": _index,
+    "E": _next,
+    "H": _tab_set,
+    "M": _reverse_index,
+    "N": _shift_once_to(2),
+    "O": _shift_once_to(3),
+    "=": _keypad(on=True),
+    ">": _keypad(on=False),
+    "c": lambda t: t.begin(),
+    "n": _shift_to(2),
+    "o": _shift_to(3),
+    "|": _shift_to(3),
+    "}": _shift_to(2),
+    "~": _shift_to(1),
+    "%@": _ascii,
+    "%G": _ascii,
+    "#8": _alignment,
+}
+_DESIGNATORS = {"(": 0, ")": 1, "*": 2, "+": 3, "-": 1, ".": 2}
+
+
+def escape(t: Terminal, text: str) -> None:
+    """What follows an ESC: intermediates and one character."""
+    known = ESC.get(text)
+    if known is not None:
+        known(t)
+    elif len(text) == 2 and text[0] in _DESIGNATORS and text[1] in KNOWN:
+        t.charsets.designate(_DESIGNATORS[text[0]], text[1])

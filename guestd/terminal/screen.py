@@ -1,0 +1,438 @@
+"""The state of a terminal and what can be done to it: two screens, scrollback, a cursor, margins, modes.
+
+Bytes and sequences are other files' matter (`model.py` reads them, `controls.py` says which one does what). Columns and
+rows count from 0 here. The column of the cursor may be `columns`: the row is full and the next character wraps.
+Where terminals differ, this one does as xterm.js; where xterm.js differs from all the others, it does as they do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from typing import NamedTuple
+
+from guestd.terminal import reflow
+from guestd.terminal.cells import BLANK, CLUSTERS, LONGEST_CLUSTER, TAIL, Clusters, Row
+from guestd.terminal.charsets import ASCII, Charsets
+from guestd.terminal.modes import Modes
+from guestd.terminal.pens import Pens
+from guestd.terminal.strings import Strings
+from guestd.terminal.widths import WIDTHS
+
+TAB = 8
+_WIDE = re.compile("[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]+")
+_RARE = re.compile("[\U00040000-\U000dffff]")
+
+
+class Saved(NamedTuple):
+    """What DECSC keeps."""
+
+    x: int = 0
+    y: int = 0
+    pen: int = 0
+    charsets: tuple[str, int] = (ASCII * 4, 0)
+
+
+class Screen:
+    """One of the two: its rows, its scroll region, and what else each has of its own.
+
+    `x` and `y` are where the cursor was when this one was left.
+    """
+
+    __slots__ = ("bottom", "keyboard", "lines", "saved", "top", "x", "y")
+
+    def __init__(self, rows: int) -> None:
+        self.lines = [Row() for _ in range(rows)]
+        self.top = 0
+        self.bottom = rows - 1
+        self.x = self.y = 0
+        self.saved = Saved()
+        #: The flags of kitty's keyboard protocol: those in force last, below them those that were pushed.
+        self.keyboard = [0]
+
+
+class Terminal:
+    """See the module."""
+
+    __slots__ = (
+        "bottom",
+        "charsets",
+        "clusters",
+        "columns",
+        "history",
+        "last",
+        "lines",
+        "main",
+        "modes",
+        "other",
+        "pen",
+        "pens",
+        "rows",
+        "screen",
+        "stops",
+        "strings",
+        "top",
+        "x",
+        "y",
+    )
+
+    def __init__(self, columns: int, rows: int, history: int) -> None:
+        self.columns = max(columns, 1)
+        self.rows = max(rows, 1)
+        self.history: deque[Row] = deque(maxlen=history)
+        self.pens = Pens()
+        self.clusters = Clusters()
+        self.charsets = Charsets()
+        self.modes = Modes()
+        self.strings = Strings()
+        self.begin()
+
+    def begin(self) -> None:
+        """As after switching on. The title stays: it is the window's."""
+        self.history.clear()
+        self.main = self.screen = Screen(self.rows)
+        self.other: Screen | None = None  # the alternate one, while it is shown
+        self.lines = self.main.lines
+        self.top, self.bottom = 0, self.rows - 1
+        self.x = self.y = 0
+        self.pen = 0
+        #: What was printed last, if nothing but printing happened since: REP repeats its last character.
+        self.last = ""
+        #: None: every eighth column.
+        self.stops: set[int] | None = None
+        self.charsets.reset()
+        self.modes.reset()
+
+    # ---------------------------------------------------------------------------------------------- printing
+
+    def write(self, text: str) -> None:
+        """Print characters that each take one cell. (The loop in `model.py` does the plainest case itself.)"""
+        columns, pen = self.columns, chr(self.pen)
+        wrap, insert = self.modes.wrap, self.modes.insert
+        at, size = 0, len(text)
+        while at < size:
+            room = columns - self.x
+            if room <= 0:
+                if wrap:
+                    self.wrap()
+                    room = columns
+                    if size - at > columns * self.rows and not insert:
+                        at += self._unseen(size - at)
+                else:
+                    self.x, room = columns - 1, 1
+            if not wrap and size - at > room:
+                # All that would be beyond the edge falls on the last cell, one upon the other.
+                text = text[at : at + room - 1] + text[-1]
+                at, size = 0, len(text)
+            piece = text[at : at + room]
+            at += len(piece)
+            row = self.lines[self.y]
+            if insert:
+                row.insert(self.x, len(piece), columns, pen)
+            row.put(self.x, piece, pen)
+            self.x += len(piece)
+
+    def _unseen(self, size: int) -> int:
+        """How much of the beginning of a text, from the left edge, scrolls out of all that is kept.
+
+        Rows in between are full, wrapped and of one pen: those that are left are the same without them.
+        """
+        if self.top or self.bottom != self.rows - 1:
+            return 0
+        spare = size // self.columns - 2 * self.rows - (self.history.maxlen or 0) - 2
+        return max(spare, 0) * self.columns
+
+    def write_any(self, text: str) -> bool:
+        """Print text in which characters may be wide, or marks on the one before. False: it was only marks."""
+        if _RARE.search(text):
+            text = _RARE.sub(lambda found: self.clusters.cell(found[0]), text)
+        at, printed = 0, False
+        while at < len(text):
+            wide = _WIDE.match(text, at)
+            if wide:
+                self._write_wide(wide[0])
+                at, printed = wide.end(), True
+                continue
+            char = text[at]
+            at += 1
+            width = WIDTHS[char]
+            printed = printed or width > 0
+            if width == 1:
+                self.write(char)
+            elif width == 2:
+                self._write_wide(char)
+            else:
+                self._mark(char)
+        return printed
+
+    def _write_wide(self, text: str) -> None:
+        columns, pen = self.columns, chr(self.pen)
+        if columns < 2:
+            return
+        at = 0
+        while at < len(text):
+            if self.x + 2 > columns:
+                if not self.modes.wrap:
+                    self.x = columns - 1
+                    return
+                if self.x < columns:
+                    self.lines[self.y].put(self.x, BLANK * (columns - self.x), pen)
+                self.wrap()
+            piece = text[at : at + (columns - self.x) // 2]
+            at += len(piece)
+            cells = TAIL.join(piece) + TAIL
+            row = self.lines[self.y]
+            if self.modes.insert:
+                row.insert(self.x, len(cells), columns, pen)
+            row.put(self.x, cells, pen)
+            self.x += len(cells)
+
+    def _mark(self, mark: str) -> None:
+        """A mark joins the character before the cursor. Without one it has nothing to be drawn on."""
+        at = self.x - 1
+        row = self.lines[self.y]
+        if at > 0 and at < len(row.text) and row.text[at] == TAIL:
+            at -= 1
+        if at < 0 or at >= len(row.text) or row.text[at] == BLANK or mark == "\ufeff":
+            return
+        whole = self.clusters.text(row.text[at]) + mark
+        if len(whole) <= LONGEST_CLUSTER:
+            row.text = row.text[:at] + self.clusters.cell(whole) + row.text[at + 1 :]
+
+    def repeat(self, count: int) -> None:
+        """REP: the character that was printed last, again."""
+        if not self.last:
+            return
+        row, at = self.lines[self.y], self.x - 1
+        wide = at > 0 and row.text[at : at + 1] == TAIL
+        cell = row.text[at - 1 : at] if wide else row.text[max(at, 0) : at + 1]
+        if not cell or cell == BLANK:
+            return
+        # Seven bytes may not cost more than a screen.
+        again = cell * min(count, self.columns * self.rows)
+        if wide:
+            self._write_wide(again)
+        else:
+            self.write(again)
+
+    def wrap(self) -> None:
+        """The row is full: on to the next, which continues it."""
+        self.x = 0
+        if self.y == self.bottom:
+            self.scroll()
+        elif self.y < self.rows - 1:
+            self.y += 1
+        self.lines[self.y].wrapped = True
+
+    # ----------------------------------------------------------------------------------- lines and scrolling
+
+    @property
+    def blank(self) -> str:
+        """The pen of what is erased now."""
+        pen = self.pen
+        return chr(self.pens.blank(pen)) if pen else BLANK
+
+    def blank_row(self) -> Row:
+        pen = self.pen
+        if pen:
+            blank = self.pens.blank(pen)
+            if blank:
+                return Row(BLANK * self.columns, chr(blank) * self.columns)
+        return Row()
+
+    def scroll(self) -> None:
+        """The scroll region goes up one row. What leaves the top of the main screen is history."""
+        lines, top = self.lines, self.top
+        if top == 0 and self.other is None:
+            self.history.append(lines[0])
+        del lines[top]
+        lines.insert(self.bottom, self.blank_row())
+
+    def line_feed(self) -> None:
+        if self.modes.newline:
+            self.x = 0
+        elif self.x >= self.columns:
+            self.x = self.columns - 1
+        if self.y == self.bottom:
+            self.scroll()
+        elif self.y < self.rows - 1:
+            self.y += 1
+            self.lines[self.y].wrapped = False
+
+    def index(self) -> None:
+        self.settle()
+        if self.y == self.bottom:
+            self.scroll()
+        elif self.y < self.rows - 1:
+            self.y += 1
+
+    def reverse_index(self) -> None:
+        self.settle()
+        if self.y == self.top:
+            del self.lines[self.bottom]
+            self.lines.insert(self.top, self.blank_row())
+        elif self.y > 0:
+            self.y -= 1
+
+    def move_rows(self, at: int, count: int, *, down: bool, blank: bool = True) -> None:
+        """Within [at, bottom]: new rows come in at `at` (`down`), or rows leave there and new ones come in below."""
+        lines = self.lines
+        count = min(count, self.bottom - at + 1)
+        for _ in range(count):
+            row = self.blank_row() if blank else Row()
+            if down:
+                del lines[self.bottom]
+                lines.insert(at, row)
+            else:
+                del lines[at]
+                lines.insert(self.bottom, row)
+
+    @property
+    def within(self) -> bool:
+        """Whether the cursor is in the scroll region."""
+        return self.top <= self.y <= self.bottom
+
+    # -------------------------------------------------------------------------------------------- the cursor
+
+    def settle(self) -> None:
+        """The cursor gives up a wrap that it was about to make, and stays inside."""
+        if self.x >= self.columns:
+            self.x = self.columns - 1
+        if self.modes.origin:
+            self.y = min(max(self.y, self.top), self.bottom)
+
+    def go(self, x: int, y: int) -> None:
+        """To a column, and to a row of the screen."""
+        self.x = min(max(x, 0), self.columns - 1)
+        if self.modes.origin:
+            self.y = min(max(y, self.top), self.bottom)
+        else:
+            self.y = min(max(y, 0), self.rows - 1)
+
+    def save(self) -> None:
+        self.screen.saved = Saved(min(self.x, self.columns - 1), self.y, self.pen, self.charsets.saved())
+
+    def recall(self) -> None:
+        saved = self.screen.saved
+        self.go(saved.x, saved.y)
+        link = self.pens.look(self.pen).link
+        look = self.pens.look(saved.pen)
+        self.pen = saved.pen if look.link == link else self.pens.number(look._replace(link=link))
+        self.charsets.recall(saved.charsets)
+
+    # --------------------------------------------------------------------------------------------- tab stops
+
+    def next_stop(self, x: int) -> int:
+        if self.stops is None:
+            return min((x // TAB + 1) * TAB, self.columns - 1)
+        return min(min((stop for stop in self.stops if stop > x), default=self.columns), self.columns - 1)
+
+    def previous_stop(self, x: int) -> int:
+        if self.stops is None:
+            return max((x - 1) // TAB * TAB, 0)
+        return max((stop for stop in self.stops if stop < x), default=0)
+
+    def own_stops(self) -> set[int]:
+        """The tab stops, now as a set that can be changed."""
+        if self.stops is None:
+            self.stops = set(range(0, self.columns, TAB))
+        return self.stops
+
+    # --------------------------------------------------------------------------------------- the two screens
+
+    @property
+    def alternate(self) -> bool:
+        return self.other is not None
+
+    def show_alternate(self) -> None:
+        if self.other is None:
+            self._leave()
+            self.other = Screen(self.rows)
+            if self.blank != BLANK:
+                self.other.lines = [self.blank_row() for _ in range(self.rows)]
+            self._enter(self.other)
+
+    def show_main(self) -> None:
+        if self.other is not None:
+            self._leave()
+            self.other = None
+            self._enter(self.main)
+
+    def _leave(self) -> None:
+        screen = self.screen
+        screen.top, screen.bottom, screen.x, screen.y = self.top, self.bottom, self.x, self.y
+
+    def _enter(self, screen: Screen) -> None:
+        self.screen, self.lines = screen, screen.lines
+        self.top, self.bottom = screen.top, screen.bottom
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Another size: the main screen's lines are wrapped anew, the alternate one is clipped or padded."""
+        columns, rows = max(columns, 1), max(rows, 1)
+        if (columns, rows) == (self.columns, self.rows):
+            return
+        self._leave()
+        size = reflow.Size(self.columns, self.rows), reflow.Size(columns, rows)
+        main = self.main
+        plan = reflow.resize(
+            [*self.history, *main.lines],
+            len(self.history),
+            main.x,
+            main.y,
+            main.saved.y,
+            *size,
+            history=self.history.maxlen or 0,
+            wrap=True,
+        )
+        self.history.clear()
+        self.history.extend(plan.lines[: plan.base])
+        self._resized(main, plan, columns, rows)
+        if self.other is not None:
+            plan = reflow.resize(
+                self.other.lines,
+                0,
+                self.other.x,
+                self.other.y,
+                self.other.saved.y,
+                *size,
+                history=0,
+                wrap=False,
+            )
+            self._resized(self.other, plan, columns, rows)
+        if self.stops is not None:
+            last = max((stop for stop in self.stops if stop < columns), default=0)
+            self.stops = {stop for stop in self.stops if stop < columns} | set(range(last, columns, TAB))
+        self.columns, self.rows = columns, rows
+        self._enter(self.screen)
+        self.x, self.y = self.screen.x, self.screen.y
+
+    @staticmethod
+    def _resized(screen: Screen, plan: reflow.Plan, columns: int, rows: int) -> None:
+        screen.lines = plan.lines[plan.base :]
+        screen.x, screen.y = plan.x, plan.y
+        screen.top, screen.bottom = 0, rows - 1
+        screen.saved = screen.saved._replace(x=min(screen.saved.x, columns - 1), y=plan.saved_y)
+
+    # -------------------------------------------------------------------------------------- keeping it small
+
+    def _all_rows(self) -> list[Row]:
+        rows = [*self.history, *self.main.lines]
+        return rows if self.other is None else rows + self.other.lines
+
+    def sweep(self) -> None:
+        """When many looks or clusters have been seen, forget those that are on no cell any more."""
+        if self.pens.crowded:
+            used = {self.pen, self.main.saved.pen, self.screen.saved.pen}
+            for row in self._all_rows():
+                if row.pens:
+                    used.update(map(ord, set(row.pens)))
+            self.pens.keep(used)
+        if self.clusters.crowded:
+            shown: set[str] = set()
+            for row in self._all_rows():
+                if not row.text.isascii():
+                    shown.update(_RARE.findall(row.text))
+            self.clusters.keep(shown)
+
+
+assert ord("\U00040000") == CLUSTERS
