@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 #: Far above what any answer takes: a hang becomes a failure.
 PATIENCE = 30.0
-STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
+STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2, "terminal": 3, "screen": 4}
 NAMES = {number: name for name, number in STREAMS.items()}
 
 
@@ -103,7 +103,9 @@ class Raw:
 
 
 class Peer:
-    """One connection that has said hello."""
+    """One connection that has said hello. With `bytes_left` it hears so many bytes in all, and then EOFError: a
+    connection that is lost in the middle of whatever guestd was saying.
+    """
 
     def __init__(
         self,
@@ -112,7 +114,9 @@ class Peer:
         dialect: str = "native",
         window: int = 1024 * 1024,
         token: str | None = None,
+        bytes_left: int | None = None,
     ) -> None:
+        self.bytes_left = bytes_left
         self.sock = dial(address)
         self.goaway: dict[str, Any] | None = None
         self._next = 1
@@ -182,18 +186,18 @@ class Peer:
         """The END of an operation; what it prints is read and kept nowhere."""
         return self.open(op, **fields).end()
 
-    def _send_frame(self, frame: bytes) -> None:
-        if self._websocket is None:
-            self.sock.sendall(frame)
-        else:
-            self.sock.sendall(self._websocket.send(BytesMessage(data=frame[4:])))
+    def _send_frame(self, frame: bytes, most: int | None = None) -> None:
+        """With `most`, only so many bytes of it: after that the connection is good for nothing but to be lost."""
+        if self._websocket is not None:
+            frame = self._websocket.send(BytesMessage(data=frame[4:]))
+        self.sock.sendall(frame[:most])
 
     # ---------------------------------------------------------------------------------------------- receiving
 
     def receive(self) -> Got:
         """The next frame of any channel. EOFError when guestd has closed the connection."""
         while (frame := self._next_frame()) is None:
-            data = self.sock.recv(256 * 1024)
+            data = self._hear(256 * 1024)
             if self._websocket is not None:
                 self._take_messages(data)
             elif data:
@@ -219,6 +223,20 @@ class Peer:
         readable, _, _ = select.select([self.sock], [], [], seconds)
         return bool(readable)
 
+    @property
+    def cut_in_a_frame(self) -> bool:
+        """Has the beginning of a frame come without its end?"""
+        return bool(self._partial) if self._websocket is not None else self._decoder.pending > 0
+
+    def _hear(self, most: int) -> bytes:
+        if self.bytes_left is None:
+            return self.sock.recv(most)
+        if self.bytes_left == 0:
+            raise EOFError
+        data = self.sock.recv(min(most, self.bytes_left))
+        self.bytes_left -= len(data)
+        return data
+
     def _next_frame(self) -> Frame | None:
         if self._websocket is None:
             return self._decoder.next()
@@ -233,7 +251,7 @@ class Peer:
         self._websocket = WSConnection(ConnectionType.CLIENT)
         self.sock.sendall(self._websocket.send(Request(host="guest", target="/")))
         while True:
-            self._websocket.receive_data(self.sock.recv(1) or None)
+            self._websocket.receive_data(self._hear(1) or None)
             for event in self._websocket.events():
                 assert isinstance(event, AcceptConnection), event
                 return
@@ -279,10 +297,14 @@ class Call:
     def __init__(self, peer: Peer, number: int, asked: dict[str, Any]) -> None:
         self.number = number
         self.queue: deque[Got] = deque()
-        self.output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
+        self.output: dict[int, bytearray] = {stream: bytearray() for stream in NAMES if stream}
         #: Where each stream continues.
-        self.at: dict[int, int] = {}
+        self.at: dict[int, int] = {STREAMS["screen"]: 0}
         self.gaps: list[tuple[int, int, int]] = []
+        #: Everything that EVENT said, in order.
+        self.events: list[dict[str, Any]] = []
+        #: Of the picture that was announced last, what has yet to come.
+        self.picture_left = 0
         self.final: dict[str, Any] | None = None
         self._peer = peer
         self._asked = asked
@@ -312,11 +334,8 @@ class Call:
                 self._begin(got.fields)
             case Kind.DATA:
                 self._take(got, credit=credit)
-            case Kind.EVENT if got.fields["event"] == "gap":
-                stream, start, end = got.fields["stream"], got.fields["from"], got.fields["to"]
-                assert self.at[stream] == start < end, (self.at, got.fields)
-                self.at[stream] = end
-                self.gaps.append((stream, start, end))
+            case Kind.EVENT:
+                self._heed(got.fields)
             case Kind.END:
                 self.final = got.fields
             case Kind.REJECT | Kind.RESET:
@@ -358,11 +377,32 @@ class Call:
                 start = kept["end"]
             self.at[STREAMS[name]] = start
 
+    def _heed(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        match event["event"]:
+            case "gap":
+                stream, start, end = event["stream"], event["from"], event["to"]
+                assert self.at[stream] == start < end, (self.at, event)
+                self.at[stream] = end
+                self.gaps.append((stream, start, end))
+            case "restore":
+                assert self.picture_left == 0, f"a picture began in the middle of another: {event}"
+                assert event["offset"] >= self.at[STREAMS["terminal"]], (self.at, event)
+                self.picture_left = event["bytes"]
+                self.at[STREAMS["terminal"]] = event["offset"]
+            case _:
+                pass
+
     def _take(self, got: Got, *, credit: bool) -> None:
         stream, offset, data = read_data(memoryview(got.payload))
         assert offset == self.at[stream], (
             f"{NAMES[stream]}: bytes of {offset} came where {self.at[stream]} was next"
         )
+        if stream == STREAMS["screen"]:
+            self.picture_left -= len(data)
+            assert self.picture_left >= 0, "a picture is larger than was announced"
+        else:
+            assert self.picture_left == 0, f"{NAMES[stream]} went on before the picture was whole"
         self.at[stream] += len(data)
         self.output[stream] += data
         if credit:
@@ -373,10 +413,10 @@ class Call:
     def credit(self, size: int) -> None:
         self._peer.send(Kind.CREDIT, self.number, {"bytes": size})
 
-    def data(self, offset: int, data: bytes) -> None:
-        """Input."""
+    def data(self, offset: int, data: bytes, *, most: int | None = None) -> None:
+        """Input. With `most`, only so many bytes of the frame leave, as when the connection is lost in its middle."""
         head = data_head(self.number, 0, offset, len(data))
-        self._peer._send_frame(head + data)
+        self._peer._send_frame(head + data, most)
 
     def event(self, **fields: object) -> None:
         self._peer.send(Kind.EVENT, self.number, fields)
