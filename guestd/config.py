@@ -160,10 +160,37 @@ class Command(Section):
     )
 
 
+class Shells(Section):
+    """What each shell gets; most of it a request may say for itself. The rest is as `command` has it."""
+
+    tape: int = _size("Output kept of a terminal, for those who come back.", "4 MiB", "64 KiB", "1 GiB")
+    history: int = _number("Lines above the screen that are shown to who comes back.", 1000, 0, 100_000)
+    grace: float = _time("Between SIGHUP and SIGKILL when a shell is ended.", "5s", "0", "1h")
+    retain: float = _time("How long a shell's output stays after its end.", "600s", "0", "30d")
+    idle_timeout: float = _time(
+        "A shell is ended when nobody is attached and nothing happens in it for so long.",
+        "0",
+        "0",
+        "3650d",
+        "never",
+    )
+    lifetime: float = _time("A shell is ended after so long, whatever it does.", "0", "0", "3650d", "never")
+    hold: float = _time(
+        "How long a program waits for the owner of its shell to take any output; then it goes on without.",
+        "30s", "100ms", "3650d",
+    )  # fmt: skip
+    login: bool = _key("The user's shell is a login shell.", Boolean(), default=True)
+    integration: bool = _key(
+        "bash and zsh mark each command that is typed, so that it has an entry with its output and its status.",
+        Boolean(), default=True,
+    )  # fmt: skip
+
+
 class Limits(Section):
     """Bounds of what peers can make the supervisor hold. An error that meets one names it."""
 
     jobs: int = _number("Commands and shells that run at once.", 1024, 1, 100_000)
+    shells: int = _number("Shells that run at once.", 100, 0, 100_000)
     tapes: int = _size("Output kept of all jobs together.", "512 MiB", "64 KiB", "64 GiB")
     frame: int = _size("One frame, after the hello.", "4 MiB", "64 KiB", "1 GiB")
     window: int = _size(
@@ -236,6 +263,7 @@ class Settings(Section):
     )
     log: Log = _section(Log)
     command: Command = _section(Command)
+    shells: Shells = _section(Shells)
     limits: Limits = _section(Limits)
     access: Access = _section(Access)
     supervisor: Supervisor = _section(Supervisor)

@@ -34,6 +34,8 @@ from guestd.process.spawn import Spawner
 from guestd.service.session import Session, read_boot_id
 from guestd.session.command import Command
 from guestd.session.jobs import FDS_IN_RESERVE, FDS_OF_A_JOB, Jobs
+from guestd.session.program import Programs
+from guestd.session.shell import Shell
 from guestd.transport.access import Access
 from guestd.transport.doors import Doors
 from guestd.transport.listeners import open_listeners, passed_listeners
@@ -112,9 +114,11 @@ class _Supervisor:
         own = users.own_identity()
         spawner = Spawner(own, reaper)
         _protect(settings.supervisor.oom_score_adj, spawner)
+        programs = Programs(settings, users, own, os.environb)
         jobs = Jobs(
             settings,
-            Command(settings, users, own, os.environb),
+            Command(programs),
+            Shell(programs),
             spawner=spawner,
             reaper=reaper,
             cgroups=cgroups,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FALLBACK_SHELL = "/bin/sh"
 DEFAULT_SHELL = "/bin/bash"
+_NO_SHELLS = {"", "sh", "nologin", "false", "true", "sync"}
 AGENT = "agent"
 #: (uid_t)-1: what the kernel takes for «leave it as it is».
 _NO_ID = 2**32 - 1
@@ -134,6 +135,16 @@ def pick_shell(configured: str, identity: Identity) -> str:
     if configured:
         return configured
     return DEFAULT_SHELL if os.path.exists(DEFAULT_SHELL) else identity.shell or FALLBACK_SHELL
+
+
+def login_shell(configured: str, identity: Identity) -> str:
+    """The shell of somebody who logs in: the configured one, else their own. The plain `sh` that accounts are made with
+    by default, and what is there to keep people out, count as none.
+    """
+    own = identity.shell
+    if not configured and os.path.basename(own) not in _NO_SHELLS and os.access(own, os.X_OK):
+        return own
+    return pick_shell(configured, identity._replace(shell=""))
 
 
 RowT = TypeVar("RowT")

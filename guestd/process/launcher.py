@@ -55,6 +55,8 @@ _NO_ROOM = {errno.EAGAIN, errno.ENOMEM}
 _SIGINT, _SIGPIPE, _SIGXFSZ = 2, 13, 25
 _PR_SET_NO_NEW_PRIVS, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT, _CLEAR_ALL = 38, 24, 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
+#: The same on every architecture that has microVMs. Python's fcntl would be one import more.
+_TIOCSCTTY = 0x540E
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -150,6 +152,12 @@ def _stages(message: bytes, fds: list[int]) -> Iterator[str]:
         os.setpriority(os.PRIO_PROCESS, 0, plan["nice"])
     yield "stdin"
     _place(plan["fds"], own)
+    if plan["terminal"]:
+        yield "terminal"
+        # A new session has none yet, and nobody else has this one: it becomes this session's, with this process in its
+        # foreground.
+        if _libc.ioctl(0, _TIOCSCTTY, 0):
+            raise OSError(ctypes.get_errno(), "the terminal could not be taken")
     yield "user"
     _drop_bounding(plan["drop_capabilities"])
     uid, gid, groups = plan["identity"]

@@ -36,6 +36,8 @@ class Plan:
     oom_score_adj: int = 0
     no_new_privs: bool = False
     drop_capabilities: list[int] = field(default_factory=list[int])
+    #: Its descriptor 0 is a terminal, which is to control it.
+    terminal: bool = False
     #: To be born into, where it is the launcher that spawns. None afterwards if that could not be.
     cgroup: Cgroup | None = None
 

@@ -8,7 +8,7 @@ Two ways, chosen by what is asked:
   over in 0.1 ms; as soon as one is not, it is a worker that has left the process's fs_struct, and a file
   system that hangs holds nobody else.
 - *launcher*: a small process that clones itself (see launcher.py). For another user, limits, nice,
-  capabilities.
+  capabilities, and for everything on a terminal.
 
 So no path blocks the loop. What each takes, and what was tried besides, is in docs/decisions.md. Other worker
 threads of this process see the directory and umask change for a moment: they use absolute paths, and set
@@ -75,13 +75,14 @@ class Spawner:
         self._own_oom_score_adj = read_oom_score_adj()
 
     def is_plain(self, plan: Plan) -> bool:
-        """Is the child who this process is, with nothing taken away? Then it is spawned directly."""
+        """Is the child who this process is, with nothing taken away and no terminal? Then it is spawned directly."""
         return (
             plan.identity[:3] == self._own[:3]
             and not plan.rlimits
             and not plan.nice
             and not plan.no_new_privs
             and not plan.drop_capabilities
+            and not plan.terminal
         )
 
     def starts_at_once(self, plan: Plan) -> bool:
@@ -143,6 +144,7 @@ class Spawner:
             "oom_score_adj": plan.oom_score_adj,
             "no_new_privs": plan.no_new_privs,
             "drop_capabilities": plan.drop_capabilities,
+            "terminal": plan.terminal,
         }
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from guestd.process.cgroup import Cgroup
 
 _MARK = f"{MARK}=".encode()
+FIRST_SIGNAL: int = signal.SIGTERM
 #: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state
 #: D).
 KILL_PATIENCE = 2.0
@@ -114,10 +115,11 @@ class Tree:
         return [member for member in self._targets(first_only=first_only) if send(member, number)]
 
     async def end(
-        self, *, grace: float, first_only: bool = False, patience: trio.CancelScope | None = None
-    ) -> Ending:
-        """SIGTERM, grace, SIGKILL. Comes back when all have gone, or when the rest cannot be reached. Cancelling
-        `patience` shortens the grace.
+        self, *, grace: float, first_signal: int = FIRST_SIGNAL, first_only: bool = False,
+        patience: trio.CancelScope | None = None,
+    ) -> Ending:  # fmt: skip
+        """SIGTERM (or another), grace, SIGKILL. Comes back when all have gone, or when the rest cannot be reached.
+        Cancelling `patience` shortens the grace.
         """
         met: dict[Member, None] = {}
 
@@ -130,7 +132,7 @@ class Tree:
 
         if grace > 0:
             members = self._targets(first_only=first_only)
-            hit(members, signal.SIGTERM)
+            hit(members, first_signal)
             # A stopped process does not act on a signal before it continues.
             hit(members, signal.SIGCONT)
             with patience or trio.CancelScope() as waiting:

@@ -1,41 +1,35 @@
-"""Operations on jobs: exec, attach, wait, kill, ps."""
+"""Operations on commands, and on jobs of every kind: exec, attach, wait, kill, ps."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 
-from guestd.errors import BadRequest, LimitReached, TimedOut
+from guestd.errors import TimedOut
 from guestd.service.jobview import JobView, describe_start, read_signal
-from guestd.session.command import CommandRequest, read_rlimits
-from guestd.session.terms import Terms
-from guestd.tape import LEAST_CAPACITY
-from guestd.wire.messages import Fields
+from guestd.service.requests import ID_FIELD_MAX, SCOPES, read_command, read_start
+from guestd.service.shells import attach_shell
+from guestd.session.command import STREAM_NAMES
+from guestd.session.shell import ShellJob
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
-    from guestd.config import Settings
     from guestd.service.channel import Channel
     from guestd.service.connection import Connection
-    from guestd.service.jobview import Start
+    from guestd.service.requests import Start
     from guestd.service.session import Session
     from guestd.session.job import Job
-
-_TRACE_FIELDS = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE"}
-_SCOPES = ("tree", "leave")
-_MOST_DRAIN = 3600.0
-_POINTER = 8
-_LEAST_OOM, _MOST_OOM = -1000, 1000
+    from guestd.wire.messages import Fields
 
 
 def exec_(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
     """Start a command, or find the one of that id; show it, unless asked to detach at once."""
-    request = read_request(session.settings, fields)
-    start = _read_start(fields)
+    request = read_command(session.settings, fields)
+    start = _start(fields)
     holds, detach = fields.flag("hold", default=True), fields.flag("detach")
-    job, created = session.jobs.start_command(fields.text("id", None, most=1024), request)
+    job, created = session.jobs.start_command(fields.text("id", None, most=ID_FIELD_MAX), request)
     if detach:
 
         def begun() -> None:
@@ -52,16 +46,23 @@ def exec_(session: Session, connection: Connection, channel: Channel, fields: Fi
 
 def attach(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
     """Show a job that exists, from where the client says."""
-    start = _read_start(fields)
+    job = session.jobs.get(fields.text("id", most=ID_FIELD_MAX))
+    if isinstance(job, ShellJob) and job.terminal is not None:
+        attach_shell(session, connection, channel, fields, job)
+        return
     JobView(
-        connection, channel, session.jobs.get(fields.text("id", most=1024)), created=False, start=start,
+        connection, channel, job, created=False, start=_start(fields),
         holds=fields.flag("hold"), takes_input=fields.flag("input"), kills=False,
     )  # fmt: skip
 
 
+def _start(fields: Fields) -> dict[str, Start] | str:
+    return read_start(fields, STREAM_NAMES.values(), "start", "end") or "start"
+
+
 def wait(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
     """The result, once there is one."""
-    job = session.jobs.get(fields.text("id", most=1024))
+    job = session.jobs.get(fields.text("id", most=ID_FIELD_MAX))
     timeout = fields.seconds("timeout", None)
     channel.accept({"id": job.id, "state": job.state})
 
@@ -77,10 +78,10 @@ def wait(session: Session, connection: Connection, channel: Channel, fields: Fie
 
 def kill(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
     """With a signal: send it. Without: end the job, and answer when it has ended."""
-    job_id = fields.text("id", most=1024)
+    job_id = fields.text("id", most=ID_FIELD_MAX)
     number = read_signal(fields) if fields.has("signal") else None
     grace = fields.seconds("grace", None)
-    scope = fields.choice("scope", _SCOPES, None)
+    scope = fields.choice("scope", SCOPES, None)
     if not session.jobs.knows(job_id):
         remembered = session.jobs.remember_kill(job_id)
         channel.accept({})
@@ -127,6 +128,8 @@ def _row(session: Session, job: Job) -> dict[str, Any]:
     del row["created"]
     if job.pid is not None and job.result is None:
         row["cwd"] = _current_directory(job.pid) or row["cwd"]
+    if isinstance(job, ShellJob) and job.terminal is not None:
+        row.update(job.terminal.describe())
     if job.result is not None:
         row["result"] = job.result.to_map()
     return row
@@ -138,111 +141,3 @@ def _current_directory(pid: int) -> str | None:
         return os.readlink(f"/proc/{pid}/cwd")
     except OSError:
         return None
-
-
-def read_request(settings: Settings, fields: Fields) -> CommandRequest:
-    """What is asked for, checked, with the configured defaults for what is not said."""
-    command, limits = settings.command, settings.limits
-    words = fields.raw("argv")
-    if isinstance(words, list) and len(cast("list[object]", words)) > limits.argv // _POINTER:
-        raise LimitReached(
-            f"argv has {len(cast('list[object]', words))} words; the kernel counts a pointer for each beside them,"
-            f" and the limit is {limits.argv} bytes; pass the data by stdin, or raise limits.argv",
-            limit=limits.argv, setting="limits.argv",
-        )  # fmt: skip
-    argv = fields.texts("argv", None)
-    shell = fields.text("shell", None, most=limits.argv)
-    if (argv is None) == (shell is None):
-        raise BadRequest(
-            "give either `argv` or `shell`, and not both", field="argv", expected="argv or shell"
-        )
-    if argv is not None:
-        if not argv:
-            raise BadRequest(
-                "`argv` is empty; its first word is the program", field="argv", expected="at least one word"
-            )
-        size = sum(len(word.encode("utf-8", "surrogateescape")) + 1 for word in argv)
-        if size > limits.argv:
-            raise LimitReached(
-                f"argv has {size} bytes; the limit is {limits.argv}; pass the data by stdin, or raise limits.argv",
-                limit=limits.argv, setting="limits.argv",
-            )  # fmt: skip
-    tape = fields.integer("tape", command.tape, least=LEAST_CAPACITY, most=limits.tapes)
-    timeout = fields.seconds("timeout", command.timeout)
-    return CommandRequest(
-        argv=argv,
-        shell=shell,
-        env=_read_env(fields, limits.env),
-        cwd=fields.text("cwd", None, most=4096),
-        user=fields.name_or_number("user"),
-        group=fields.name_or_number("group"),
-        groups=_read_groups(fields),
-        stdin=fields.choice("stdin", ("none", "stream", "closed"), "none"),
-        umask=fields.integer("umask", command.umask, most=0o777),
-        rlimits={**command.rlimits, **read_rlimits(fields.mapping("rlimits"))},
-        nice=fields.integer("nice", command.nice, least=-20, most=19),
-        oom_score_adj=fields.integer(
-            "oom_score_adj", command.oom_score_adj, least=_LEAST_OOM, most=_MOST_OOM
-        ),
-        tape=tape,
-        spool=fields.flag("spool"),
-        terms=Terms(
-            timeout=timeout or None,
-            grace=fields.seconds("grace", command.grace),
-            drain=fields.seconds("drain", command.drain, most=_MOST_DRAIN),
-            retain=fields.seconds("retain", command.retain),
-            scope=fields.choice("scope", _SCOPES, None),
-            kill_on_disconnect=fields.flag("kill_on_disconnect"),
-        ),
-        trace={name: fields.text(key, most=8192) for key, name in _TRACE_FIELDS.items() if fields.has(key)},
-    )
-
-
-def _read_env(fields: Fields, most: int) -> dict[str, str]:
-    env = fields.text_map("env")
-    size = 0
-    for name, value in env.items():
-        if not name or "=" in name or "\0" in name:
-            raise BadRequest(
-                f"{name[:80]!r} is no name of an environment variable", field="env",
-                expected="names that are not empty, without = and NUL",
-            )  # fmt: skip
-        size += len(name) + len(value.encode("utf-8", "surrogateescape")) + 2
-    if size > most:
-        raise LimitReached(
-            f"env has {size} bytes; the limit is {most}; pass the data by stdin or a file, or raise limits.env",
-            limit=most, setting="limits.env",
-        )  # fmt: skip
-    return env
-
-
-def _read_groups(fields: Fields) -> list[str | int] | None:
-    given = fields.raw("groups")
-    if given is None:
-        return None
-    groups: list[str | int] = []
-    for each in cast("list[object]", given if isinstance(given, list) else [given]):
-        group = Fields({"groups": each}).name_or_number("groups")
-        if group is None:
-            raise fields.bad("groups", "a list of names or numbers")
-        groups.append(group)
-    return groups
-
-
-def _read_start(fields: Fields) -> dict[str, Start] | str:
-    given = fields.raw("from")
-    if given is None:
-        return "start"
-    if isinstance(given, str):
-        return fields.choice("from", ("start", "end"))
-    offsets = fields.mapping("from")
-    for name in offsets:
-        if name not in {"stdout", "stderr"}:
-            raise fields.bad("from", "offsets for stdout and stderr, or `start`, or `end`")
-    return {name: _offset(fields, offset) for name, offset in offsets.items()}
-
-
-def _offset(fields: Fields, value: object) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    raise fields.bad("from", "offsets that are whole numbers from 0 on")

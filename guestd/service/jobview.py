@@ -11,7 +11,8 @@ import trio
 from guestd.errors import BadOffset, BadRequest
 from guestd.service.connection import COALESCE_BYTES, COALESCE_TIME
 from guestd.session.attachment import Gap
-from guestd.session.command import INPUT
+from guestd.session.input import Input
+from guestd.session.program import INPUT
 from guestd.wire.frames import Kind
 from guestd.wire.result import EndedBy, signal_number
 
@@ -19,12 +20,10 @@ if TYPE_CHECKING:
     from guestd.service.channel import Channel
     from guestd.service.connection import Connection
     from guestd.service.link import Outgoing
+    from guestd.service.requests import Start
     from guestd.session.attachment import Attachment
     from guestd.session.job import Job
     from guestd.wire.messages import Fields
-
-#: Where to begin, for one stream: an offset, or None for the oldest byte kept.
-Start = int | None
 
 
 class JobView:
@@ -57,12 +56,18 @@ class JobView:
         except BadOffset as error:
             self._channel.fail(error)
             return
+        self._show_from(cursors)
+
+    def _show_from(self, cursors: dict[int, int]) -> None:
         attachment = self._job.attach(cursors, self._news, holds=self._holds)
         self._attachment = attachment
         has_news = attachment.pending > 0 or attachment.finished
-        self._channel.accept(describe_start(self._job, created=self._created), urgent=has_news)
+        self._channel.accept(self._first_word(), urgent=has_news)
         if has_news:
             self._channel.wake()
+
+    def _first_word(self) -> dict[str, Any]:
+        return describe_start(self._job, created=self._created)
 
     def _cursor(self, name: str, oldest: int, end: int) -> int:
         if isinstance(self._start, str):
@@ -88,6 +93,11 @@ class JobView:
             return
         self._channel.wake()
 
+    def hurry(self) -> None:
+        """The next output is to leave at once."""
+        self._last_sent = 0.0
+        self._waits = False
+
     def pull(self, most: int) -> Outgoing | None:
         attachment = self._attachment
         if attachment is None:
@@ -111,9 +121,12 @@ class JobView:
         if piece is None:
             return None
         if isinstance(piece, Gap):
-            event = {"event": "gap", "stream": piece.stream, "from": piece.start, "to": piece.end}
-            return self._channel.control(Kind.EVENT, event)
+            return self._gap(piece)
         return self._channel.data(piece.stream, piece.offset, piece.data)
+
+    def _gap(self, gap: Gap) -> Outgoing:
+        event = {"event": "gap", "stream": gap.stream, "from": gap.start, "to": gap.end}
+        return self._channel.control(Kind.EVENT, event)
 
     def _last_word(self, attachment: Attachment) -> dict[str, Any]:
         assert self._job.result is not None
@@ -131,7 +144,7 @@ class JobView:
                 f"data for stream {stream}: only {INPUT}, the input, goes to a job", field="stream"
             )
         job_input = self._job.input
-        if job_input is None or not self._takes_input:
+        if not isinstance(job_input, Input) or not self._takes_input:
             raise BadRequest(
                 "this job's input is not yours to write: start it with stdin=stream, and attach with input=true",
                 field="stdin", expected="stream",
@@ -141,7 +154,7 @@ class JobView:
     def on_event(self, fields: Fields) -> None:
         match fields.text("event", most=64):
             case "eof":
-                if self._job.input is not None and self._takes_input:
+                if isinstance(self._job.input, Input) and self._takes_input:
                     self._job.input.finish(fields.integer("offset"))
             case "signal":
                 self._job.signal(read_signal(fields), first_only=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from guestd.service import commands, status
+from guestd.service import commands, shells, status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _TABLE: dict[str, Callable[[Session, Connection, Channel, Fields], None]] = {
     "exec": commands.exec_,
     "attach": commands.attach,
+    "shell": shells.shell,
+    "commands": shells.commands,
     "wait": commands.wait,
     "kill": commands.kill,
     "ps": commands.ps,

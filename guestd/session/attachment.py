@@ -37,6 +37,8 @@ class Attachment:
     def __init__(self, job: Job, start: Mapping[int, int], wake: Callable[[], None], *, holds: bool) -> None:
         self.job = job
         self.holds = holds
+        #: It held, took nothing for too long, and holds again once it has caught up.
+        self.has_lapsed = False
         self._cursors = dict(start)
         self._wake = wake
         self._turn = 0
@@ -79,8 +81,35 @@ class Attachment:
             self._cursors[recording.stream] = piece.offset + len(piece.data)
             if self.holds:
                 recording.made_room()
+            elif self.has_lapsed:
+                self._resume()
             return Output(recording.stream, piece.offset, piece.data)
         return None
+
+    def move(self, stream: int, offset: int) -> None:
+        """Go on from there: what lies between is not wanted."""
+        self._cursors[stream] = offset
+        self._made_room()
+        if self.has_lapsed:
+            self._resume()
+
+    def hold(self, *, holds: bool) -> None:
+        """Hold the job from now on, or no longer."""
+        self.holds = holds
+        self.has_lapsed = False
+        self._made_room()
+
+    def lapse(self) -> None:
+        """Hold no longer, before the job waits for ever for somebody who has gone without a word."""
+        self.holds, self.has_lapsed = False, True
+
+    def _resume(self) -> None:
+        if not self.pending:
+            self.holds, self.has_lapsed = True, False
+
+    def _made_room(self) -> None:
+        for recording in self.job.recordings:
+            recording.made_room()
 
     def detach(self) -> None:
         """Let go; a producer that waited for this viewer goes on."""

@@ -1,8 +1,8 @@
-"""A job's input: bytes with absolute offsets, into a pipe that may be slower than its sender.
+"""Bytes on their way into a program that may be slower than who sends them.
 
-What does not fit waits here, bounded by the credit that was given: credit goes back only for what the pipe
-has taken. A sender that comes back after a lost connection says where it continues; what is here already is
-dropped, so nothing is typed twice and a hole is an error.
+What does not fit waits here, bounded by the credit that was given: credit goes back only for what the
+descriptor has taken. A command's input has absolute offsets: a sender that comes back after a lost connection
+says where it continues; what is here already is dropped, so nothing is typed twice and a hole is an error.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 _MOST_WAITING = 1024 * 1024
 
 
-class Input:
-    """See the module. `consumed` hears how many bytes left for the pipe, or were given up."""
+class Feed:
+    """See the module. Whoever puts bytes here is told, for each of them, when it has left or was given up."""
 
     def __init__(self, fd: int) -> None:
         os.set_blocking(fd, False)
         self._fd: int | None = fd
         self._queue: deque[tuple[memoryview, Callable[[int], None]]] = deque()
         self._arrived = trio.Event()
-        self._eof_at: int | None = None
-        #: What has been accepted: where a sender continues.
+        self._finished = False
+        #: How many bytes have been accepted, from all who send.
         self.offset = 0
 
     @property
@@ -40,28 +40,23 @@ class Input:
         return self._fd is not None
 
     @property
-    def _waiting(self) -> int:
+    def waiting(self) -> int:
         return sum(len(data) for data, _ in self._queue)
 
-    def write(self, offset: int, data: memoryview, consumed: Callable[[int], None]) -> None:
-        """Accept bytes. `consumed` is called once for each of them, sooner or later, reader or no reader."""
-        if offset > self.offset:
-            raise BadOffset(f"input at offset {offset} leaves a hole: {self.offset} bytes have arrived")
-        known = min(self.offset - offset, len(data))
-        if known:
-            consumed(known)
-            data = data[known:]
-        if not data:
-            return
-        if self.is_open and self._queue and self._waiting + len(data) > _MOST_WAITING:
+    def check_room(self, size: int, offset: int) -> None:
+        """LimitReached, where taking so many more from one who is at `offset` would be too much."""
+        if self.is_open and self._queue and self.waiting + size > _MOST_WAITING:
             # Each channel has credit of its own; without this, coming back again and again would add them up.
             raise LimitReached(
-                f"{self._waiting} bytes of input wait for the job; come back at offset {self.offset} when it has read",
+                f"{self.waiting} bytes of input wait for the job; come back at offset {offset} when it has read",
                 limit=_MOST_WAITING,
                 setting="limits.window",
             )
+
+    def put(self, data: memoryview, consumed: Callable[[int], None]) -> None:
+        """Accept bytes. `consumed` is called once for each of them, sooner or later, reader or no reader."""
         self.offset += len(data)
-        if self._fd is None or self._eof_at is not None:
+        if self._fd is None or self._finished:
             # The program has closed its input, or its end was announced: like a write that finds no reader.
             consumed(len(data))
             return
@@ -77,14 +72,11 @@ class Input:
             self._queue.append((memoryview(bytes(data)), consumed))
             self._arrived.set()
 
-    def finish(self, offset: int) -> None:
-        """No more after `offset`."""
-        if offset > self.offset:
-            raise BadOffset(f"the input's end at {offset} leaves a hole: {self.offset} bytes have arrived")
-        self._eof_at = self.offset
-        if not self._queue:
-            self.close()
-        self._arrived.set()
+    def drop_waiting(self) -> None:
+        """Give up what waits."""
+        while self._queue:
+            data, consumed = self._queue.popleft()
+            consumed(len(data))
 
     async def feed(self) -> None:
         """Write what waits, as the pipe takes it, until the input is closed."""
@@ -105,23 +97,25 @@ class Input:
                 else:
                     self._queue.popleft()
                 consumed(written)
-                if not self._queue and self._eof_at is not None:
+                self._has_written()
+                if not self._queue and self._finished:
                     self.close()
                 await trio.lowlevel.checkpoint()
         except trio.ClosedResourceError:
             return
 
+    def _has_written(self) -> None:
+        """For who wants to know."""
+
     def close(self) -> None:
-        """The job reads no more. What waited is given up, and its credit given back."""
+        """The program reads no more. What waited is given up, and its credit given back."""
         if self._fd is None:
             return
         with suppress(RuntimeError):  # outside of Trio nobody waits
             trio.lowlevel.notify_closing(self._fd)
         os.close(self._fd)
         self._fd = None
-        while self._queue:
-            data, consumed = self._queue.popleft()
-            consumed(len(data))
+        self.drop_waiting()
         self._arrived.set()
 
     def _try(self, data: memoryview) -> int:
@@ -134,3 +128,33 @@ class Input:
             # EPIPE: nobody reads. SIGPIPE is ignored in this process, as in every Python.
             self.close()
             return 0
+
+
+class Input(Feed):
+    """The input of a command, which has an end."""
+
+    def write(self, offset: int, data: memoryview, consumed: Callable[[int], None]) -> None:
+        """Accept the bytes from `offset` on."""
+        data = unknown(data, offset, self.offset, consumed)
+        if data:
+            self.check_room(len(data), self.offset)
+            self.put(data, consumed)
+
+    def finish(self, offset: int) -> None:
+        """No more after `offset`."""
+        if offset > self.offset:
+            raise BadOffset(f"the input's end at {offset} leaves a hole: {self.offset} bytes have arrived")
+        self._finished = True
+        if not self._queue:
+            self.close()
+        self._arrived.set()
+
+
+def unknown(data: memoryview, offset: int, known: int, consumed: Callable[[int], None]) -> memoryview:
+    """What of `data`, which begins at `offset`, is new to one who has everything before `known`."""
+    if offset > known:
+        raise BadOffset(f"input at offset {offset} leaves a hole: {known} bytes have arrived")
+    repeated = min(known - offset, len(data))
+    if repeated:
+        consumed(repeated)
+    return data[repeated:]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from guestd.process.plan import Plan
     from guestd.process.reaper import Exit
     from guestd.process.tree import Ending, Member
-    from guestd.session.input import Input
+    from guestd.session.input import Feed
     from guestd.session.recording import Recording, Viewer
     from guestd.session.terms import Surroundings, Terms
     from guestd.wire.result import Result
@@ -56,7 +56,7 @@ class Job:
         self.terms = terms
         self.about: Mapping[str, Any] = {}
         self.recordings: list[Recording] = []
-        self.input: Input | None = None
+        self.input: Feed | None = None
         self.attachments: set[Attachment] = set()
         self.viewers: set[Viewer] = set()
         self.pid: int | None = None
@@ -233,7 +233,9 @@ class Job:
         return len(self._tree.signal(number, first_only=first_only))
 
     def end(self, by: EndedBy, *, grace: float | None = None, scope: str | None = None) -> None:
-        """Begin to end it: SIGTERM, grace, SIGKILL. Asked again with less grace, what is under way is shortened."""
+        """Begin to end it: SIGTERM (SIGHUP for a shell), grace, SIGKILL. Asked again with less grace, what is under
+        way is shortened.
+        """
         if self.result is not None:
             return
         grace = self.terms.grace if grace is None else grace
@@ -256,7 +258,9 @@ class Job:
 
     async def end_left(self, grace: float) -> Ending | None:
         """End what a finished job left running."""
-        return None if self._tree is None else await self._tree.end(grace=grace)
+        if self._tree is None:
+            return None
+        return await self._tree.end(grace=grace, first_signal=self.terms.first_signal)
 
     def close(self, *, read_on: bool = False) -> None:
         """Forget it: nothing of it can be read any more."""
@@ -277,7 +281,9 @@ class Job:
 
     async def _end_processes(self, grace: float, first_only: bool) -> None:  # noqa: FBT001  start_soon takes no keywords
         assert self._tree is not None
-        self._ending = await self._tree.end(grace=grace, first_only=first_only, patience=self._patience)
+        self._ending = await self._tree.end(
+            grace=grace, first_signal=self.terms.first_signal, first_only=first_only, patience=self._patience
+        )
         self._ending_runs = False
         self._settle()
 

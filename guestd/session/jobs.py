@@ -11,7 +11,7 @@ import os
 import resource
 from collections import OrderedDict
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import trio
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from guestd.process.spawn import Spawner
     from guestd.session.command import Command, CommandRequest
     from guestd.session.job import Job
+    from guestd.session.program import ProgramRequest
+    from guestd.session.shell import Shell, ShellJob, ShellRequest
 
 _log = logging.getLogger("guestd.jobs")
 #: How long a kill is remembered that came before its start: longer than any sane network keeps a request
@@ -39,6 +41,9 @@ ID_MAX = 128
 _ID_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
 _ID_REST = _ID_FIRST | {"_", "-"}
 ID_RULE = "a letter or digit, then up to 127 letters, digits, _ or -"
+
+
+JobT = TypeVar("JobT", bound="Job")
 
 
 class _Kept(NamedTuple):
@@ -64,6 +69,7 @@ class Jobs:
         self,
         settings: Settings,
         command: Command,
+        shell: Shell,
         *,
         spawner: Spawner,
         reaper: Reaper,
@@ -72,6 +78,7 @@ class Jobs:
     ) -> None:
         self._settings = settings
         self._command = command
+        self._shell = shell
         self._spawner = spawner
         self._reaper = reaper
         self._cgroups = cgroups
@@ -140,7 +147,7 @@ class Jobs:
         """The job of that id, and whether it was made just now."""
         digest = None
         if job_id is None:
-            job_id = self._new_id()
+            job_id = self._new_id("c")
         else:
             check_id(job_id)
             digest = request.digest()
@@ -152,29 +159,60 @@ class Jobs:
                         id=job_id,
                     )
                 return known, False
+        job = self._start(self._command.begin, job_id, request, _TAPES_OF_A_COMMAND)
+        if digest is not None:
+            self._digests[job_id] = digest
+        return job, True
+
+    def start_shell(self, job_id: str | None, request: ShellRequest) -> tuple[ShellJob, bool]:
+        """The living shell of that id, or a new one; and whether it was made just now."""
+        if job_id is None:
+            job_id = self._new_id("s")
+        else:
+            check_id(job_id)
+            known = self._jobs.get(job_id)
+            if known is not None and known.kind != "shell":
+                raise Conflict(
+                    f"job {job_id!r} is a command; `attach` shows it, and a shell needs another id", id=job_id
+                )
+            if known is not None and known.result is None:
+                shell = cast("ShellJob", known)
+                shell.check_same(job_id, request)
+                return shell, False
+            if known is not None:
+                # It has ended: somebody who opens it wants a shell, not a memory.
+                self._forget(job_id)
+        limit = self._settings.limits.shells
+        running = sum(1 for job in self._jobs.values() if job.kind == "shell" and job.result is None)
+        if running >= limit:
+            raise LimitReached(
+                f"{running} shells are open and the limit is {limit}; end some, or raise limits.shells",
+                limit=limit, setting="limits.shells",
+            )  # fmt: skip
+        return self._start(self._shell.begin, job_id, request, 1), True
+
+    def _start(self, begin: Callable[..., JobT], job_id: str, request: ProgramRequest, tapes: int) -> JobT:
         if self._stopping:
             raise ShuttingDown("the session is stopping: nothing new is started")
-        self._admit(request.tape * _TAPES_OF_A_COMMAND)
+        self._admit(request.tape, tapes)
         assert self._around is not None
         killed = self._killed_early.pop(job_id, 0.0) > trio.current_time()
         self.started += 1
-        job = self._command.begin(job_id, os.urandom(8).hex(), request, self._around, killed=killed)
+        job = begin(job_id, os.urandom(8).hex(), request, self._around, killed=killed)
         self._jobs[job_id] = job
-        if digest is not None:
-            self._digests[job_id] = digest
         if job.result is not None:
             self._has_ended(job)
         else:
-            self._reserved[job_id] = request.tape * _TAPES_OF_A_COMMAND
+            self._reserved[job_id] = request.tape * tapes
             self._reserved_bytes += self._reserved[job_id]
-        return job, True
+        return job
 
-    def _new_id(self) -> str:
-        while (job_id := f"c-{os.urandom(5).hex()}") in self._jobs:
+    def _new_id(self, kind: str) -> str:
+        while (job_id := f"{kind}-{os.urandom(5).hex()}") in self._jobs:
             pass
         return job_id
 
-    def _admit(self, tape_bytes: int) -> None:
+    def _admit(self, tape: int, tapes: int) -> None:
         limits = self._settings.limits
         if self.running >= limits.jobs:
             raise LimitReached(
@@ -191,11 +229,11 @@ class Jobs:
                     " jobs, or start guestd with a higher limit",
                     limit=most, setting="RLIMIT_NOFILE",
                 )  # fmt: skip
-        while self._reserved_bytes + self._kept_bytes + tape_bytes > limits.tapes:
+        while self._reserved_bytes + self._kept_bytes + tape * tapes > limits.tapes:
             if not self._forget_oldest():
                 raise LimitReached(
                     f"the tapes of all jobs may take {limits.tapes} bytes and {self._reserved_bytes} are taken; ask for"
-                    f" a smaller `tape` than {tape_bytes // _TAPES_OF_A_COMMAND}, or raise limits.tapes",
+                    f" a smaller `tape` than {tape}, or raise limits.tapes",
                     limit=limits.tapes, setting="limits.tapes",
                 )  # fmt: skip
 

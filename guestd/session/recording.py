@@ -29,6 +29,8 @@ _NOTHING = memoryview(b"")
 _DISCARD = memoryview(bytearray(64 * 1024))
 #: Bulk moves in fewer, larger reads; the kernel grants an unprivileged process less, which is fine.
 _PIPE_SIZE = 1024 * 1024
+#: Taken at an exit in one go: all that a pipe holds.
+_DRAINED = 2 * _PIPE_SIZE
 
 
 class Viewer(Protocol):
@@ -38,6 +40,7 @@ class Viewer(Protocol):
     def holds(self) -> bool: ...
     def position(self, stream: int) -> int: ...
     def news(self) -> None: ...
+    def lapse(self) -> None: ...
 
 
 class Recording:
@@ -57,7 +60,7 @@ class Recording:
         self._memory: TapeMemory | None = None
         # What was left in the pipe when the recording ended under a holder that had left no room for it.
         self._tail = b""
-        self._room = trio.Event()
+        self._less_held = trio.Event()
         self._recording = True
         os.set_blocking(fd, False)
         self.at_end = False
@@ -141,7 +144,8 @@ class Recording:
     def drain(self) -> None:
         """Take what is there now, without waiting: when the process has ended, mostly all there ever will be."""
         before = self.end
-        while self._recording and not self.at_end and self.spool is None:
+        # Something left behind may write faster than anybody reads.
+        while self._recording and not self.at_end and self.spool is None and self.end < before + _DRAINED:
             if not self._read_once():
                 break
         if self.end > before:
@@ -161,7 +165,7 @@ class Recording:
         """End the recording at `end`, up to where bytes have been written: at once, if it is a holder's pace
         that they wait for. What a pipe holds is little, and nobody else is to wait for that holder.
         """
-        if self._memory is None or self._memory.tape.room(self._held_at()):
+        if self._memory is None or self._room_now():
             return
         rest = bytearray()
         with suppress(OSError):
@@ -182,12 +186,12 @@ class Recording:
         if self._recording:
             self._recording = False
             self._close_tape()
-            self._room.set()
+            self._less_held.set()
             # The pump may be waiting for bytes, in the other loop.
 
     def made_room(self) -> None:
         """A holder has read on."""
-        self._room.set()
+        self._less_held.set()
 
     def hang_up(self) -> None:
         """There is no program at the other end, and never was."""
@@ -210,7 +214,7 @@ class Recording:
 
     def _read_once(self) -> int | None:
         """Bytes read; 0 when there is no room or the end was reached; None when nothing is there."""
-        room = _DISCARD[: self.capacity] if self._memory is None else self._memory.tape.room(self._held_at())
+        room = self._room_now()
         if not room:
             return 0
         try:
@@ -230,6 +234,9 @@ class Recording:
             self._memory.tape.advance(size)
         return size
 
+    def _room_now(self) -> memoryview:
+        return _DISCARD[: self.capacity] if self._memory is None else self._memory.tape.room(self._held_at())
+
     def _discard_once(self) -> None:
         try:
             size = os.readv(self._fd, [_DISCARD])
@@ -248,9 +255,9 @@ class Recording:
         return min(positions, default=None)
 
     async def _wait_for_room(self) -> None:
-        self._room = trio.Event()
+        self._less_held = trio.Event()
         self._changed()
-        await self._room.wait()
+        await self._less_held.wait()
 
     def _tell(self) -> None:
         for viewer in self._viewers:
@@ -260,7 +267,7 @@ class Recording:
     def _end(self) -> None:
         if not self.at_end:
             self.at_end = True
-            self._room.set()
+            self._less_held.set()
             with suppress(RuntimeError):  # outside of Trio (a test, the very end) nobody waits
                 trio.lowlevel.notify_closing(self._fd)
             os.close(self._fd)

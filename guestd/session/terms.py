@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from signal import SIGTERM
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Terms:
     #: normal end, `tree` at a timeout or a kill.
     scope: str | None
     kill_on_disconnect: bool
+    #: What it is told first when it is to end. Shells do not end at SIGTERM.
+    first_signal: int = SIGTERM
 
 
 async def _guarded(

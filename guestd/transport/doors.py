@@ -41,7 +41,7 @@ _FAREWELL, _FAREWELL_READS, _FAREWELL_SIZE = 1.0, 16, 64 * 1024
 #: comes after it.
 _SEND_BUFFER = 512 * 1024
 _SO_SNDBUFFORCE = 32
-FEATURES = ["exec", "attach", "spool", "websocket"]
+FEATURES = ["exec", "attach", "shell", "spool", "websocket"]
 
 
 class Doors:

@@ -29,6 +29,9 @@ class EndedBy(StrEnum):
     TIMEOUT = "timeout"
     DISCONNECT = "disconnect"
     STOP = "stop"
+    #: A shell that nobody used for its `idle_timeout`, or that has had its `lifetime`.
+    IDLE = "idle"
+    LIFETIME = "lifetime"
 
 
 #: Exit statuses of `guestctl exec` that are not the command's own.
