@@ -16,29 +16,32 @@ if TYPE_CHECKING:
     from guestd.terminal.pens import Pens
 
 #: A stretch shorter than this is not worth keeping back.
-LEAST = 4096
+LEAST = 1024
 #: A stretch longer than this is cut to what matters of it.
-MOST = 0x40000
+MOST = 0x80000
+#: When so much of it matters, there is no point in keeping it back.
+TOO_MUCH = 0x60000
 # What is not plain: the shifts to another character set, sequences beyond the row, control characters of C1. Other
 # control characters do nothing, or end a line.
-_SEQUENCE = re.compile(rb"\x1b(?!\[[0-9;:]{0,256}[mKGCDPX@])")
+_SEQUENCE = re.compile(rb"\x1b(?!\[[0-9;:]*+[mKGCDPX@])")
 _C1 = re.compile(rb"\xc2(?:[\x80-\x9f]|\Z)")
-_SGR = re.compile(rb"\x1b\[([0-9;:]*m)")
+_SGR = re.compile(rb"\x1b\[([0-9;:]{0,4093}m)")
 _SHIFTS = (b"\x0e", b"\x0f")
 _WINDOW = 0x10000
 
 
-def oddity(data: bytes, start: int) -> int:
-    """Where the first thing is that is not plain, or the end. Not the whole of `data` may have been looked at."""
-    end = min(start + _WINDOW, len(data))
-    for odd in (_SEQUENCE, _C1):
-        if found := odd.search(data, start, end):
-            end = found.start()
+def plain(data: bytes, start: int) -> tuple[int, bool]:
+    """How far `data` is plain from `start` on, and whether it is not plain there; else only so much was looked at."""
+    end = stop = min(start + _WINDOW, len(data))
+    if found := _SEQUENCE.search(data, start, end):
+        end = found.start()
+    if found := _C1.search(data, start, end):
+        end = found.start()
     for shift in _SHIFTS:
         at = data.find(shift, start, end)
         if at >= 0:
             end = at
-    return end
+    return end, end < stop
 
 
 class Backlog:

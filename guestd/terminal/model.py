@@ -69,13 +69,13 @@ class TerminalModel:
             return
         at = 0
         while at < len(data):
-            odd = bulk.oddity(data, at)
-            if odd - at >= bulk.LEAST or (self._backlog.data and odd > at):
-                self._collect(data[at:odd])
-                at = odd
-            if at < len(data):
+            end, odd = bulk.plain(data, at)
+            if end - at >= bulk.LEAST or (self._backlog.data and end > at):
+                self._collect(data[at:end])
+                at = end
+            if odd:
                 self.catch_up()
-                end = min(max(odd, at) + bulk.LEAST, len(data))
+                end = min(end + bulk.LEAST, len(data))
                 self._take(data[at:end])
                 at = end
 
@@ -91,7 +91,7 @@ class TerminalModel:
                 terminal.x = 0
                 terminal.last = ""
                 self._partial = b""
-            if backlog.size > bulk.MOST // 2:
+            if backlog.size > bulk.TOO_MUCH:
                 self.catch_up()
 
     def catch_up(self) -> None:
@@ -139,6 +139,7 @@ class TerminalModel:
             if run:
                 last = run
                 if charsets.table is not None:
+                    last = run[1:] if charsets.single else run
                     run = charsets.translate(run)  # noqa: PLW2901
                 x = terminal.x
                 end = x + len(run)

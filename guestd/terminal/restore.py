@@ -75,36 +75,46 @@ class _Painter:
                 if self._terminal.pens.look(self._pen).background:
                     self.use(0)
                 self.say("\r\n")
-            self._row(row, following if following is not None and following.wrapped else None)
+            self._row(
+                row, following if following and following.wrapped else None, wraps=at > 0 and row.wrapped
+            )
 
-    def _row(self, row: Row, goes_on: Row | None) -> None:
+    def _row(self, row: Row, goes_on: Row | None, *, wraps: bool) -> None:
         """One row, from its first column on. When it goes on, the cursor is left so that the next character wraps."""
         text, pens = row.text, row.pens
         columns = self._terminal.columns
-        if goes_on is None and not pens and text.isascii() and BLANK not in text:
+        if text and goes_on is None and not pens and text.isascii() and BLANK not in text:
             self.use(0)
             self.say(text)
             return
         full = columns
         if goes_on is not None:
-            if goes_on.text[1:2] == TAIL and text[columns - 1 : columns] in ("", BLANK):
-                full -= 1  # the wide character does not fit, and wraps by itself
+            fits = goes_on.text[1:2] != TAIL or text[columns - 1 : columns] not in ("", BLANK)
+            if not fits and (pens[columns - 1 : columns] or BLANK) == (goes_on.pens[:1] or BLANK):
+                full -= 1  # the wide character does not fit, wraps by itself and leaves this blank
             text = text.ljust(full, BLANK)[:full].replace(BLANK, " ")
+        if wraps and text[:1] in ("", BLANK):
+            text = " " + text[1:]  # only something printed wraps
         size = max(len(text), len(pens.rstrip(BLANK)))
         if goes_on is not None:
             size = min(size, full)
         text = text.ljust(size, BLANK)
         pens = pens.ljust(size, BLANK)
+        # A row that a wrap scrolls in has the background of the character that wraps.
+        filled = wraps and self._terminal.pens.look(ord(pens[0])).background != 0
         at = 0
         while at < size:
             pen = pens[at]
             end = at + 1
             while end < size and (pens[end] == pen or text[end] == TAIL):
                 end += 1
-            self._run(text[at:end], ord(pen), at, last=end >= columns)
+            self._run(text[at:end], ord(pen), at, last=end >= columns, filled=filled)
             at = end
+        if filled and size < columns:
+            self.use(0)
+            self.say("\x1b[K")
 
-    def _run(self, cells: str, pen: int, x: int, *, last: bool) -> None:
+    def _run(self, cells: str, pen: int, x: int, *, last: bool, filled: bool) -> None:
         """Cells of one pen, at column `x`."""
         for blank, piece in _blanks(cells):
             look = self._terminal.pens.look(pen)
@@ -112,7 +122,7 @@ class _Painter:
                 self.use(pen)
                 self._text(piece, x, last=last)
             elif look == Look(background=look.background):
-                if pen:
+                if pen or filled:
                     self.use(pen)
                     self.say(f"\x1b[{len(piece)}X")
                 if x + len(piece) < self._terminal.columns:
@@ -161,7 +171,6 @@ def painted(terminal: Terminal) -> bytes:
     _settings(t, painter, t.screen)
     _window(t, painter)
     _modes(t, painter)
-    _charsets(painter, t.charsets.saved())
     _cursor(t, painter)
     return painter.said().encode("utf-8", "replace")
 
@@ -227,24 +236,31 @@ def _modes(t: Terminal, painter: _Painter) -> None:
 
 
 def _cursor(t: Terminal, painter: _Painter) -> None:
-    """The cursor, with the wrap it is about to make and the character that REP would repeat."""
-    row = t.lines[t.y]
-    x = t.x
-    again = x >= t.columns or (bool(t.last) and x > 0 and not t.modes.insert)
+    """The cursor, with the wrap it is about to make and the character that REP would repeat; and what moves neither."""
+    row, x = t.lines[t.y], t.x
     y = t.y - t.top if t.modes.origin else t.y
-    if not again:
+    if x < t.columns and (not t.repeatable or t.modes.insert):
         painter.say(f"\x1b[{y + 1};{x + 1}H")
         painter.use(t.pen)
+        _charsets(painter, t.charsets.saved())
     else:
         at = x - 1
         cells = row.text[at : at + 1] or BLANK
         if cells == TAIL:
             at -= 1
             cells = row.text[at : at + 2]
+        shown = t.clusters.spell(cells)
         painter.say(f"\x1b[{y + 1};{at + 1}H")
         painter.use(ord(row.pens[at : at + 1] or BLANK))
-        painter.say(t.clusters.spell(cells))
+        if t.repeatable and shown == shown.translate(t.charsets.table or {}):
+            _charsets(painter, t.charsets.saved())
+            painter.say(shown)
+        else:
+            painter.say(shown)
+            _charsets(painter, t.charsets.saved())
         painter.use(t.pen)
+    if t.charsets.single:
+        painter.say("\x1bN" if t.charsets.single == 2 else "\x1bO")
     if t.modes.insert:
         painter.say("\x1b[4h")
 
@@ -261,7 +277,7 @@ def state(terminal: Terminal) -> dict[str, Any]:
         "other": None if t.other is None else _lines(t, t.other.lines),
         "cursor": (t.x, t.y),
         "pen": t.pens.look(t.pen),
-        "last": bool(t.last),
+        "last": t.repeatable and not modes.insert,
         "screens": [_own(t, screen) for screen in ((t.main,) if t.other is None else (t.main, t.other))],
         "stops": sorted(t.stops) if t.stops is not None else list(range(0, t.columns, TAB)),
         "charsets": t.charsets.saved(),

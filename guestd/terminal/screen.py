@@ -199,9 +199,14 @@ class Terminal:
         if len(whole) <= LONGEST_CLUSTER:
             row.text = row.text[:at] + self.clusters.cell(whole) + row.text[at + 1 :]
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether a character was printed last, and stands before the cursor."""
+        return bool(self.last) and self.x > 0 and self.lines[self.y].text[self.x : self.x + 1] != TAIL
+
     def repeat(self, count: int) -> None:
         """REP: the character that was printed last, again."""
-        if not self.last:
+        if not self.repeatable:
             return
         row, at = self.lines[self.y], self.x - 1
         wide = at > 0 and row.text[at : at + 1] == TAIL
