@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bench.measure import SubjectFailed
 from guestd.wire.channel import Window
-from guestd.wire.frames import FRAME_LIMIT, PREFACE, Decoder, Frame, Kind, encode, read_data
+from guestd.wire.frames import FRAME_LIMIT, PREFACE, Decoder, Frame, Kind, data_head, encode, read_data
 from guestd.wire.hello import Hello
 from guestd.wire.messages import pack, unpack
 
@@ -34,8 +34,9 @@ class Connection:
         self._socket.connect(path)
         self._decoder = Decoder(limit=FRAME_LIMIT)
         self._windows: dict[int, Window] = {}
-        self._offsets: dict[int, int] = {}
-        self._withheld = 0
+        # By channel and stream, where the next byte belongs.
+        self._offsets: dict[tuple[int, int], int] = {}
+        self._withheld: dict[int, int] = {}
         self._last_channel = -1
         self._commands = 0
         self._ids = os.urandom(6).hex()
@@ -54,7 +55,6 @@ class Connection:
         self._last_channel += 2
         channel = self._last_channel
         self._windows[channel] = Window(WINDOW)
-        self._offsets[channel] = 0
         self._socket.sendall(encode(Kind.OPEN, channel, pack(request)))
         return channel
 
@@ -76,27 +76,42 @@ class Connection:
         """
         data = read_data(frame.payload)
         size = len(data.data)
-        if data.offset != self._offsets[frame.channel]:
-            raise SubjectFailed(f"a frame at offset {data.offset} came at {self._offsets[frame.channel]}")
-        self._offsets[frame.channel] += size
+        key = frame.channel, data.stream
+        expected = self._offsets.get(key, 0)
+        if data.offset != expected:
+            raise SubjectFailed(f"a frame at offset {data.offset} came at {expected}")
+        self._offsets[key] = expected + size
         window = self._windows[frame.channel]
         window.received(size)
-        self._withheld += window.consumed(size)
+        if grant := window.consumed(size):
+            self._withheld[frame.channel] = self._withheld.get(frame.channel, 0) + grant
         if not withhold:
             self.release(frame.channel)
         return size
 
     def outstanding(self, channel: int) -> int:
         """How many bytes guestd may still send on that channel."""
-        return self._windows[channel]._left - self._withheld
+        return self._windows[channel]._left - self._withheld.get(channel, 0)
 
     def release(self, channel: int) -> None:
-        """Send what credit is due to that channel, which must be the only one with output while some is
-        withheld.
-        """
-        if self._withheld:
-            self._socket.sendall(encode(Kind.CREDIT, channel, pack({"bytes": self._withheld})))
-            self._withheld = 0
+        """Send what credit is due to that channel."""
+        if grant := self._withheld.pop(channel, 0):
+            self._socket.sendall(encode(Kind.CREDIT, channel, pack({"bytes": grant})))
+
+    def expect(self, channel: int, stream: int, offset: int) -> None:
+        """The next byte of that stream is the one at `offset`."""
+        self._offsets[channel, stream] = offset
+
+    def send(self, channel: int, stream: int, offset: int, data: bytes) -> None:
+        """Send input. Nobody here sends as much on one channel as the credit that a hello gives."""
+        self._socket.sendall(data_head(channel, stream, offset, len(data)) + data)
+
+    def leave(self, channel: int) -> None:
+        """Give up a channel, and wait until guestd has done the same."""
+        self._socket.sendall(encode(Kind.RESET, channel, pack({})))
+        while (frame := self.frame()).channel != channel or frame.kind not in {Kind.RESET, Kind.END}:
+            continue
+        self._forget(channel)
 
     def command(self, argv: list[str], **fields: object) -> dict[str, object]:
         """A request that starts something, with an id of its own as every careful client sends it."""
@@ -126,8 +141,14 @@ class Connection:
 
     def finish(self, frame: Frame, *, status: int | None = 0) -> dict[str, Any]:
         """The last frame of a channel: END, with `status` where one is demanded."""
-        del self._windows[frame.channel], self._offsets[frame.channel]
+        self._forget(frame.channel)
         fields = unpack(frame)
         if frame.kind is not Kind.END or (status is not None and fields.get("status") != status):
             raise SubjectFailed(f"guestd answered {frame.kind.name} {fields}")
         return fields
+
+    def _forget(self, channel: int) -> None:
+        del self._windows[channel]
+        self._withheld.pop(channel, None)
+        for stream in [stream for number, stream in self._offsets if number == channel]:
+            del self._offsets[channel, stream]

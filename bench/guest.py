@@ -1,4 +1,4 @@
-"""A `guestd serve` of the bench's own: a private socket, an empty config, ended by its pid."""
+"""A `guestd serve` of the bench's own: a private socket, a config of its own, ended by its pid."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Guest:
     milliseconds.
     """
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, *, config: str = "") -> None:
         self._directory = tempfile.mkdtemp(prefix="guest-", dir=lab.path(""))
         self.address = os.path.join(self._directory, "s")
-        config = os.path.join(self._directory, "config.toml")
-        # An empty one, so that the machine's own config has no say.
-        with open(config, "wb"):
-            pass
+        path = os.path.join(self._directory, "config.toml")
+        # An empty one as well, so that the machine's own config has no say.
+        with open(path, "w", encoding="utf-8") as settings:
+            settings.write(config)
         argv = [
             sys.executable,
             "-P",
@@ -43,7 +43,7 @@ class Guest:
             "--listen",
             f"unix:{self.address}",
             "--config",
-            config,
+            path,
         ]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
             notices.bind(os.path.join(self._directory, "notify"))

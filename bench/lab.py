@@ -15,6 +15,7 @@ import bench
 import guestd
 from bench.measure import SubjectFailed
 from bench.peers import Peer, every_peer
+from bench.peers.multiplexers import Multiplexer, every_multiplexer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,12 +32,20 @@ class Amounts:
     rtt_block: int = 10
     loaded_rounds: int = 50
     loaded_block: int = 20
+    echo_rounds: int = 50
+    echo_block: int = 10
     bulk_rounds: int = 15
     bulk_bytes: int = 256 * 1024 * 1024
+    term_rounds: int = 9
+    term_bytes: int = 64 * 1024 * 1024
+    attach_rounds: int = 100
+    restore_rounds: int = 15
     boot_rounds: int = 15
     idle_rounds: int = 3
+    memory_shells: int = 1000
     soak_warm: int = 2000
     soak_commands: int = 10_000
+    soak_shells: int = 1000
 
 
 #: Enough to see that everything works; the figures mean nothing.
@@ -45,12 +54,20 @@ QUICK = Amounts(
     rtt_block=2,
     loaded_rounds=2,
     loaded_block=2,
+    echo_rounds=2,
+    echo_block=2,
     bulk_rounds=1,
     bulk_bytes=4 * 1024 * 1024,
+    term_rounds=1,
+    term_bytes=4 * 1024 * 1024,
+    attach_rounds=2,
+    restore_rounds=1,
     boot_rounds=1,
     idle_rounds=1,
+    memory_shells=10,
     soak_warm=10,
     soak_commands=20,
+    soak_shells=5,
 )
 
 
@@ -99,6 +116,16 @@ class Lab:
         made = self.path(name)
         os.mkdir(made, 0o700)
         return made
+
+    def fresh_directory(self, prefix: str) -> str:
+        """One that nobody has had before."""
+        return tempfile.mkdtemp(prefix=f"{prefix}-", dir=self._directory)
+
+    def multiplexers(self) -> tuple[list[Multiplexer], dict[str, str]]:
+        """Those that are installed, and why each of the others is not there. A row starts what it needs of them."""
+        every = every_multiplexer(self) if self._with_peers else []
+        absent = {each.name: reason for each in every if (reason := each.missing()) is not None}
+        return [each for each in every if each.name not in absent], absent
 
     def peers(self) -> tuple[list[Peer], dict[str, str]]:
         """Those that are up, and why each of the others is not. Started at the first call, kept for the

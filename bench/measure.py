@@ -9,6 +9,7 @@ runs behind the same neighbour.
 from __future__ import annotations
 
 import gc
+import signal
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +17,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from types import FrameType
+
+#: One sample never takes so long, and a row never so long, unless it is stuck.
+PATIENCE, ROW_PATIENCE = 60.0, 600.0
 
 
 class SubjectFailed(Exception):
@@ -111,6 +116,26 @@ def steady() -> Generator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def patience(seconds: float = PATIENCE) -> Generator[None]:
+    """Fail what takes longer. A read that blocks costs a figure less than one that looks at a clock, but a subject that
+    never answers must not stop the run.
+    """
+
+    def give_up(_signal: int, _frame: FrameType | None) -> None:
+        raise SubjectFailed(f"nothing came for {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    # Whoever was patient around this one goes on being so.
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
 
 
 def _turn(subjects: list[Subject], number: int) -> list[Subject]:

@@ -15,11 +15,14 @@ Sense = Literal["ratio at most", "ratio at least", "value at most"]
 
 @dataclass(frozen=True)
 class Budget:
-    """A promise with a number. `beat_peers`: the value must also be below that of every peer that ran."""
+    """A promise with a number. `beat_peers`: the value must also be below that of every peer that ran; `not_above`: it
+    may not be above that of these, where they ran.
+    """
 
     sense: Sense
     limit: float
     beat_peers: bool = False
+    not_above: tuple[str, ...] = ()
 
     def missed(self, measured: Measured) -> list[str]:
         """Why this budget is missed; empty when it is kept."""
@@ -39,12 +42,17 @@ class Budget:
                 for name, theirs in measured.peers.items()
                 if measured.value >= theirs
             ]
+        reasons += [
+            f"above {name} at {figure(measured.peers[name])}"
+            for name in self.not_above
+            if name in measured.peers and measured.value > measured.peers[name]
+        ]
         return reasons
 
     def __str__(self) -> str:
         sign = "≥" if self.sense == "ratio at least" else "≤"
         text = f"{sign} {self.limit:g}" + ("" if self.sense == "value at most" else " ×")
-        return text + (", all peers" if self.beat_peers else "")
+        return ", ".join([text, *(["all peers"] if self.beat_peers else []), *self.not_above])
 
 
 @dataclass(frozen=True)

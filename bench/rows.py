@@ -7,7 +7,7 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import client_rows, exec_rows, serve_rows
+from bench import client_rows, exec_rows, serve_rows, shell_rows, term_rows
 from bench.measure import SubjectFailed
 from bench.report import Budget, Line
 
@@ -55,6 +55,56 @@ ROWS = (
     Row("exec.rtt_loaded", "the same beside a channel at full speed; p99", "ms", None, exec_rows.rtt_loaded),
     Row("exec.bulk", "stdout of a command", "MB/s", Budget("ratio at least", 0.5), exec_rows.bulk),
     Row(
+        "term.echo",
+        "a key until its echo, typed as people type; p50",
+        "ms",
+        Budget("ratio at most", 2, not_above=("dtach",)),
+        term_rows.echo,
+    ),
+    Row(
+        "term.echo_unpaced",
+        "the same, each key as soon as the last is back",
+        "ms",
+        None,
+        term_rows.echo_unpaced,
+    ),
+    Row(
+        "term.echo_loaded",
+        "the same beside a channel at full speed; p99",
+        "ms",
+        Budget("value at most", 5),
+        term_rows.echo_loaded,
+    ),
+    Row(
+        "term.isolation",
+        "the same while another shell floods a watcher who does not read; p99",
+        "ms",
+        None,
+        term_rows.isolation,
+    ),
+    Row("term.bulk", "output of a terminal", "MB/s", Budget("ratio at least", 0.85), term_rows.bulk),
+    Row(
+        "shell.attach",
+        "attach and replay of 1 MiB; p50",
+        "ms",
+        Budget("value at most", 10),
+        shell_rows.attach,
+    ),
+    Row(
+        "shell.restore",
+        "attach with a picture of a screen full of colours; p50",
+        "ms",
+        None,
+        shell_rows.restore_screen,
+    ),
+    Row(
+        "shell.restore_plain",
+        "attach with a picture behind 256 KiB of plain output; p50",
+        "ms",
+        None,
+        shell_rows.restore_plain,
+    ),
+    Row(
         "boot.ready",
         "from exec of `guestd serve` to READY",
         "ms",
@@ -69,8 +119,15 @@ ROWS = (
         serve_rows.idle_memory,
     ),
     Row(
+        "mem.shell",
+        "resident memory of a shell that has said nothing",
+        "kB",
+        Budget("value at most", 64),
+        shell_rows.memory,
+    ),
+    Row(
         "soak",
-        "growth of memory over 10,000 commands; anything countable must not grow at all",
+        "growth of memory over 10,000 commands and 1,000 shells; anything countable must not grow at all",
         "kB",
         Budget("value at most", serve_rows.GROWTH_LIMIT_KB),
         serve_rows.soak,

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from bench.floors import TRUE, import_only, imported_memory
 from bench.guest import Guest
-from bench.measure import Samples, Subject, interleave, steady, timed
+from bench.measure import ROW_PATIENCE, Samples, Subject, interleave, patience, steady, timed
 from bench.programs import children, open_fds, resident_bytes, threads
 from bench.report import Measured
+from bench.shells import Shell
+from bench.term_rows import ECHO, READY
+from bench.terminals import KEYS
 
 if TYPE_CHECKING:
     from bench.client import Connection
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 GROWTH_LIMIT_KB = 2048.0
 #: Trio keeps a worker thread for ten seconds after its last work, so one more or less is no growth.
 _SLACK = {"threads": 1}
+#: One shell for so many commands, to warm up.
+_WARM_SHELL = 10
 #: How long guestd may take to forget what it was told not to keep.
 FORGETTING_LIMIT = 10.0
 
@@ -68,26 +73,25 @@ def idle_memory(lab: Lab) -> Measured:
 
 
 def soak(lab: Lab) -> Measured:
-    """Growth of resident memory over commands one after another; of what can be counted, growth is a fault."""
+    """Growth of resident memory over commands and shells one after another; of what can be counted, it is a fault."""
     amounts = lab.amounts
     with Guest(lab) as guest, guest.connect() as connection, steady():
-
-        def run(count: int) -> None:
-            for _ in range(count):
-                connection.run(connection.command([TRUE], retain=0))
-
-        run(amounts.soak_warm)
+        _commands(connection, amounts.soak_warm)
+        _shells(connection, amounts.soak_warm // _WARM_SHELL)
         before = _census(guest.pid, connection)
         begin = time.monotonic()
-        run(amounts.soak_commands)
-        took = time.monotonic() - begin
-        after = _census(guest.pid, connection)
+        _commands(connection, amounts.soak_commands)
+        between, turned = _census(guest.pid, connection), time.monotonic()
+        _shells(connection, amounts.soak_shells)
+        after, end = _census(guest.pid, connection), time.monotonic()
     grown = {what: after[what] - before[what] for what in before if what in after}
     growth_kb = grown.pop("resident bytes") / 1024
+    by_shells = (after["resident bytes"] - between["resident bytes"]) / 1024
     return Measured(
         value=growth_kb,
-        n=amounts.soak_commands,
-        note=f"{amounts.soak_commands} commands in {took:.1f} s; after them {after['resident bytes'] / 1e6:.1f} MB, "
+        n=amounts.soak_commands + amounts.soak_shells,
+        note=f"{amounts.soak_commands} commands in {turned - begin:.1f} s, {amounts.soak_shells} shells in "
+        f"{end - turned:.1f} s, {by_shells:.0f} kB of it with them; after them {after['resident bytes'] / 1e6:.1f} MB, "
         + ", ".join(f"{after[what]} {what} ({change:+d})" for what, change in grown.items()),
         faults=[
             f"{change} more {what} after than before"
@@ -95,6 +99,21 @@ def soak(lab: Lab) -> Measured:
             if change > _SLACK.get(what, 0)
         ],
     )
+
+
+def _commands(connection: Connection, count: int) -> None:
+    for _ in range(count):
+        connection.run(connection.command([TRUE], retain=0))
+
+
+def _shells(connection: Connection, count: int) -> None:
+    """Each is opened, prints, echoes a key, and is killed."""
+    with patience(ROW_PATIENCE):
+        for _ in range(count):
+            shell = Shell(connection, ECHO, retain=0)
+            shell.read_until(READY)
+            shell.echo(KEYS[0])
+            shell.kill()
 
 
 def _census(pid: int, connection: Connection) -> dict[str, int]:

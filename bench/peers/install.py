@@ -21,7 +21,14 @@ from bench.peers import sandbox_agent, swe_rex
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
-_DEBIAN = {"qemu-ga": "qemu-guest-agent", "sshd": "openssh-server", "ssh": "openssh-client"}
+_DEBIAN = {
+    "qemu-ga": "qemu-guest-agent",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "dtach": "dtach",
+    "screen": "screen",
+    "tmux": "tmux",
+}
 _SBIN = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 _POLICY = "/usr/sbin/policy-rc.d"
 

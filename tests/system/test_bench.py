@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +13,9 @@ from typing import Any, cast
 
 import pytest
 
-from bench.measure import Subject, SubjectFailed, interleave
+from bench.measure import Subject, SubjectFailed, interleave, patience
 from bench.report import Budget, Line, Measured, table
+from bench.terminals import Terminal, Typist
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = {"name", "value", "unit", "floor", "ratio", "budget", "ok", "peers"}
@@ -21,8 +25,17 @@ ROWS = [
     "exec.rtt_user",
     "exec.rtt_loaded",
     "exec.bulk",
+    "term.echo",
+    "term.echo_unpaced",
+    "term.echo_loaded",
+    "term.isolation",
+    "term.bulk",
+    "shell.attach",
+    "shell.restore",
+    "shell.restore_plain",
     "boot.ready",
     "mem.idle",
+    "mem.shell",
     "soak",
 ]
 
@@ -52,10 +65,59 @@ def test_every_row_is_measured_and_printed_as_one_json_object_a_line() -> None:
 
 def test_rows_are_chosen_by_name_and_a_wrong_name_gets_the_nearest_right_one() -> None:
     done = bench("--quick", "--no-peers", "mem")
-    assert [line.split()[0] for line in done.stdout.split("\n\n")[0].splitlines()] == ["name", "mem.idle"]
+    assert [line.split()[0] for line in done.stdout.split("\n\n")[0].splitlines()] == [
+        "name",
+        "mem.idle",
+        "mem.shell",
+    ]
     wrong = bench("--quick", "exec.rt")
     assert wrong.returncode == 2
     assert "did you mean exec.rtt?" in wrong.stderr
+
+
+def test_a_multiplexer_has_a_figure_in_every_row_that_asks_it_or_a_reason_why_not() -> None:
+    done = bench("--quick", "--json", "term.echo", "term.echo_unpaced", "term.bulk")
+    for line in done.stdout.splitlines():
+        row = cast("dict[str, Any]", json.loads(line))
+        assert {*row["peers"], *row["absent"]} == {"dtach", "screen", "tmux"}, row
+        for name in ("dtach", "screen", "tmux"):
+            if shutil.which(name):
+                assert row["peers"].get(name, 0) > 0, row
+
+
+def test_a_bare_terminal_shows_what_its_program_prints_to_the_last_byte_and_how_it_ended() -> None:
+    with Terminal(["/bin/sh", "-c", "stty raw; head -c 300000 /dev/zero; exit 7"]) as terminal:
+        assert terminal.read_all() == 300_000
+        assert terminal.wait() == 7
+
+
+def test_a_program_on_a_terminal_that_ends_or_never_answers_is_a_failure_and_no_hang() -> None:
+    with Terminal(["/bin/sh", "-c", "stty raw -echo; echo ready; exec sleep infinity"]) as terminal:
+        terminal.read_until(b"ready")
+        with pytest.raises(SubjectFailed, match="nothing came"), patience(0.05):
+            terminal.echo(b"x")
+    # Without its own echo: the kernel's may still answer when the program has gone.
+    with Terminal(["/bin/sh", "-c", "stty -echo"]) as terminal:
+        assert terminal.wait() == 0
+        with pytest.raises(SubjectFailed, match="has ended"), patience():
+            terminal.echo(b"x")
+
+
+def test_a_terminal_that_is_left_takes_its_program_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.terminals._STOP_LIMIT", 0.05)
+    with Terminal(["/bin/sh", "-c", "trap '' HUP; echo ready; exec sleep infinity"]) as terminal:
+        terminal.read_until(b"ready")
+        pid = terminal.pid
+        assert pid is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_no_key_is_typed_twice_in_a_row_and_the_pauses_are_those_of_a_person() -> None:
+    typist = Typist()
+    keys = [typist.key for _ in range(10)]
+    assert all(key != after for key, after in itertools.pairwise(keys))
+    assert all(0.005 <= typist.pause <= 0.015 for _ in range(100))
 
 
 def test_a_guestd_that_does_not_come_up_is_a_row_not_kept(tmp_path: Path) -> None:
@@ -120,6 +182,9 @@ def test_a_peer_that_fails_falls_out_with_its_reason_and_guestd_does_not() -> No
         (Budget("value at most", 34), Measured(34.1, floor=26), False),
         (Budget("ratio at most", 1.6, beat_peers=True), Measured(1.0, floor=1.0, peers={"p": 1.1}), True),
         (Budget("ratio at most", 1.6, beat_peers=True), Measured(1.2, floor=1.0, peers={"p": 1.1}), False),
+        (Budget("ratio at most", 2, not_above=("p",)), Measured(1, floor=1, peers={"p": 1, "q": 0.5}), True),
+        (Budget("ratio at most", 2, not_above=("p",)), Measured(1.1, floor=1, peers={"p": 1}), False),
+        (Budget("ratio at most", 2, not_above=("p",)), Measured(1, floor=1, absent={"p": "not here"}), True),
         (Budget("value at most", 10), Measured(1, faults=["2 more open files"]), False),
         (None, Measured(1e9), True),
     ],
