@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from guestd.terminal.cells import BLANK, Row
 from guestd.terminal.charsets import KNOWN
 from guestd.terminal.pens import PROTECTED
+from guestd.terminal.screen import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -169,16 +170,24 @@ def _erase_line_selectively(t: Terminal, p: Parameters) -> None:
     start = t.x if p[0] == 0 else 0
     end = t.x + 1 if p[0] == 1 else t.columns
     if p[0] <= 2:
-        _erase_unprotected(t, t.lines[t.y], start, min(end, t.columns))
+        row = t.lines[t.y]
+        _erase_unprotected(t, row, start, min(end, t.columns))
+        if p[0] == 2 or (p[0] == 0 and t.x == 0):
+            row.wrapped = False
 
 
 def _erase_screen_selectively(t: Terminal, p: Parameters) -> None:
     if p[0] <= 2:
         _erase_line_selectively(t, p)
+        if p[0] == 1:
+            t.lines[t.y].wrapped = False
+            if t.x + 1 >= t.columns and t.y + 1 < t.rows:
+                t.lines[t.y + 1].wrapped = False
         first = t.y + 1 if p[0] == 0 else 0
         last = t.y if p[0] == 1 else t.rows
         for row in t.lines[first:last]:
             _erase_unprotected(t, row, 0, t.columns)
+            row.wrapped = False
 
 
 def _erase_characters(t: Terminal, p: Parameters) -> None:
@@ -290,7 +299,6 @@ def _show(t: Terminal, *, on: bool, cursor: bool) -> None:
         t.show_main()
         if cursor:
             t.recall()
-    t.settle()
 
 
 def _switch_on(t: Terminal, p: Parameters) -> None:
@@ -314,7 +322,7 @@ def _soft_reset(t: Terminal, _p: Parameters) -> None:
     t.charsets.reset()
     t.top, t.bottom = 0, t.rows - 1
     t.pen = 0
-    t.screen.saved = t.screen.saved._replace(x=0, y=0, pen=0, charsets=t.charsets.saved())
+    t.screen.saved = NEVER
 
 
 def _cursor_style(t: Terminal, p: Parameters) -> None:
@@ -463,7 +471,8 @@ def lasts(control: Control) -> bool:
 
 
 def _backspace(t: Terminal) -> None:
-    t.settle()
+    if 45 not in t.modes.private or t.x < t.columns:
+        t.settle()
     if t.x > 0:
         t.x -= 1
     elif 45 in t.modes.private and t.top < t.y <= t.bottom and t.lines[t.y].wrapped:
@@ -528,7 +537,8 @@ def _next(t: Terminal) -> None:
 
 
 def _tab_set(t: Terminal) -> None:
-    t.own_stops().add(min(t.x, t.columns - 1))
+    if t.x < t.columns:
+        t.own_stops().add(t.x)
 
 
 def _reverse_index(t: Terminal) -> None:

@@ -90,6 +90,8 @@ class _Reflow:
         self.columns = columns
         self.new = new
         self.most = new.rows + history
+        #: How many of the rows are still there, while lines are made narrower.
+        self.length = len(lines)
 
     def _line_from(self, start: int) -> int:
         """Where the line that begins at row `start` ends."""
@@ -135,7 +137,11 @@ class _Reflow:
         laid = rows[: len(cuts) - 1]
         laid += [Row(wrapped=True) for _ in range(len(cuts) - 1 - len(laid))]
         for row, start, end in zip(laid, cuts, cuts[1:], strict=False):
-            row.text, row.pens = text[start:end], pens[start:end].rstrip(BLANK)
+            size = end - start
+            # Behind the text a narrower row keeps the background it had, but for one cell.
+            behind = row.pens[size + 1 : self.new.columns] if self.new.columns < self.columns else ""
+            row.text = text[start:end]
+            row.pens = (pens[start:end] + BLANK + behind).rstrip(BLANK)
         return laid
 
     def widen(self) -> None:
@@ -186,14 +192,17 @@ class _Reflow:
                 continue
             added.append((stop, laid[len(rows) :]))
             total += more
-            if self.base == 0 and self.y != len(lines) - 1:
+            if self.base == 0 and self.y != self.length - 1:
                 trimmed = max(0, self.y - self.most + more)
             else:
-                trimmed = max(0, len(lines) - self.most + more)
+                trimmed = max(0, self.length - self.most + more)
             for _ in range(more - trimmed):
                 self._make_room(total)
             self.saved = min(self.saved + more, self.base + new.rows - 1)
+        # Lines that were given up have been wrapped all the same: xterm.js keeps what that added.
+        del lines[self.length :]
         for at, rows in added:  # the last line first, so that the places of the others stay right
+            at = min(at, self.length)  # noqa: PLW2901
             lines[at:at] = rows
         spare = len(lines) - self.most
         if spare > 0:
@@ -202,10 +211,10 @@ class _Reflow:
     def _make_room(self, total: int) -> None:
         """For one more row: a row below the cursor is given up, or one above moves into the history."""
         if self.base:
-            if self.base < min(self.most, len(self.lines) + total) - self.new.rows:
+            if self.base < min(self.most, self.length + total) - self.new.rows:
                 self.base += 1
         elif self.y < self.new.rows - 1:
             self.y += 1
-            self.lines.pop()
+            self.length -= 1
         else:
             self.base += 1

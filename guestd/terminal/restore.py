@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING
 from guestd.terminal.cells import BLANK, CLUSTERS, TAIL, Row
 from guestd.terminal.modes import OFF, ON
 from guestd.terminal.pens import PROTECTED, Look
-from guestd.terminal.screen import TAB, Saved
+from guestd.terminal.screen import NEVER, TAB, Screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from guestd.terminal.screen import Screen, Terminal
+    from guestd.terminal.screen import Terminal
 
-#: Out of any sequence; drawing held back; the main screen; modes as painting needs them; kitty's keyboard and the keys'
-#: options as they begin; no link, no colours. DECSTR alone does too little on some terminals.
+#: Out of any sequence; drawing held back; modes as painting needs them; kitty's keyboard and the keys' options as they
+#: begin; no link, no colours. DECSTR alone does too little on some terminals.
 _REST = (
-    "\x18\x1b[?2026h\x1b[?1049l\x1b[!p\x1b[r\x1b[?6;5;45;69l\x1b[?7h\x1b[4l\x1b[20l\x1b(B\x1b)B\x1b*B\x1b+B\x0f"
+    "\x1b[!p\x1b[r\x1b[?6;5;45;69l\x1b[?7h\x1b[4l\x1b[20l\x1b(B\x1b)B\x1b*B\x1b+B\x0f"
     "\x1b[<99u\x1b[>4m\x1b]8;;\x1b\\\x1b[0m"
 )
 #: Where terminals may disagree how wide a character is: beyond the ideographs and the Hangul.
@@ -158,7 +158,11 @@ def painted(terminal: Terminal) -> bytes:
     t = terminal
     painter = _Painter(t)
     say = painter.say
-    say(_REST)
+    # The alternate screen first: what it keeps while it is not shown, and nothing that somebody else left there.
+    say("\x18\x1b[?2026h\x1b[?1049h" + _REST)
+    if t.left is not None:
+        _settings(t, painter, t.left)
+    say("\x1b[?1049l" + _REST)
     say(f"\x1b[{t.rows};1H" + "\n" * t.rows + "\x1b[H")
     painter.rows([*t.history, *t.main.lines])
     painter.use(0)
@@ -185,12 +189,13 @@ def _settings(t: Terminal, painter: _Painter, screen: Screen, then: str = "") ->
     if (top, bottom) != (0, t.rows - 1):
         painter.say(f"\x1b[{top + 1};{bottom + 1}r")
     saved = screen.saved
-    painter.say(f"\x1b[{saved.y + 1};{saved.x + 1}H")
-    _charsets(painter, saved.charsets)
-    painter.use(saved.pen)
-    painter.say("\x1b7" + then)
+    if saved is not NEVER or then:
+        _place(t, painter, screen, saved.x, saved.y)
+        _charsets(painter, saved.charsets)
+        painter.use(saved.pen)
+        painter.say(then or "\x1b7")
     painter.use(0)
-    _charsets(painter, Saved().charsets)
+    _charsets(painter, NEVER.charsets)
 
 
 def _charsets(painter: _Painter, saved: tuple[str, int]) -> None:
@@ -201,12 +206,12 @@ def _charsets(painter: _Painter, saved: tuple[str, int]) -> None:
 
 def _window(t: Terminal, painter: _Painter) -> None:
     strings, say = t.strings, painter.say
-    for title, icon in strings.stack:
-        if title is not None:
+    for which, title, icon in strings.stack:
+        if which != 1 and title is not None:
             say(f"\x1b]2;{title}\x1b\\")
-        if icon is not None:
+        if which != 2 and icon is not None:
             say(f"\x1b]1;{icon}\x1b\\")
-        say(f"\x1b[22;{1 if title is None else 2 if icon is None else 0}t")
+        say(f"\x1b[22;{which}t")
     if strings.icon is not None:
         say(f"\x1b]1;{strings.icon}\x1b\\")
     if strings.title is not None:
@@ -235,23 +240,40 @@ def _modes(t: Terminal, painter: _Painter) -> None:
         say("\x1b[20h")
 
 
+def _place(t: Terminal, painter: _Painter, screen: Screen, x: int, y: int) -> None:
+    """Put the cursor somewhere; about to wrap, when it is beyond the edge: then the last character is printed again."""
+    if x < t.columns:
+        painter.say(f"\x1b[{y + 1};{x + 1}H")
+    else:
+        before, pen, shown = _before(t, screen, x, y)
+        painter.say(f"\x1b[{y + 1};{before + 1}H")
+        painter.use(pen)
+        painter.say(shown)
+
+
+def _before(t: Terminal, screen: Screen, x: int, y: int) -> tuple[int, int, str]:
+    """The character that ends before column `x`: where it begins, its pen, and what it is."""
+    row = screen.lines[y] if y < len(screen.lines) else Row()
+    at = x - 1
+    cells = row.text[at : at + 1] or BLANK
+    if cells == TAIL:
+        at -= 1
+        cells = row.text[at : at + 2]
+    return at, ord(row.pens[at : at + 1] or BLANK), t.clusters.spell(cells)
+
+
 def _cursor(t: Terminal, painter: _Painter) -> None:
     """The cursor, with the wrap it is about to make and the character that REP would repeat; and what moves neither."""
-    row, x = t.lines[t.y], t.x
+    x = t.x
     y = t.y - t.top if t.modes.origin else t.y
     if x < t.columns and (not t.repeatable or t.modes.insert):
         painter.say(f"\x1b[{y + 1};{x + 1}H")
         painter.use(t.pen)
         _charsets(painter, t.charsets.saved())
     else:
-        at = x - 1
-        cells = row.text[at : at + 1] or BLANK
-        if cells == TAIL:
-            at -= 1
-            cells = row.text[at : at + 2]
-        shown = t.clusters.spell(cells)
+        at, pen, shown = _before(t, t.screen, x, t.y)
         painter.say(f"\x1b[{y + 1};{at + 1}H")
-        painter.use(ord(row.pens[at : at + 1] or BLANK))
+        painter.use(pen)
         if t.repeatable and shown == shown.translate(t.charsets.table or {}):
             _charsets(painter, t.charsets.saved())
             painter.say(shown)
@@ -278,7 +300,7 @@ def state(terminal: Terminal) -> dict[str, Any]:
         "cursor": (t.x, t.y),
         "pen": t.pens.look(t.pen),
         "last": t.repeatable and not modes.insert,
-        "screens": [_own(t, screen) for screen in ((t.main,) if t.other is None else (t.main, t.other))],
+        "screens": [_own(t, screen) for screen in (t.main, t.other or t.left or Screen(t.rows))],
         "stops": sorted(t.stops) if t.stops is not None else list(range(0, t.columns, TAB)),
         "charsets": t.charsets.saved(),
         "private": sorted(modes.private),

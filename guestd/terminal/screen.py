@@ -20,6 +20,8 @@ from guestd.terminal.strings import Strings
 from guestd.terminal.widths import WIDTHS
 
 TAB = 8
+#: Programs repeat a character along a row. A few bytes may not fill the history a hundred times.
+_MOST_REPEATED = 4096
 _WIDE = re.compile("[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]+")
 _RARE = re.compile("[\U00040000-\U000dffff]")
 
@@ -31,6 +33,10 @@ class Saved(NamedTuple):
     y: int = 0
     pen: int = 0
     charsets: tuple[str, int] = (ASCII * 4, 0)
+
+
+#: What is there before anything was saved. Told from a cursor that was saved at home: that one goes with its text.
+NEVER = Saved()
 
 
 class Screen:
@@ -46,7 +52,7 @@ class Screen:
         self.top = 0
         self.bottom = rows - 1
         self.x = self.y = 0
-        self.saved = Saved()
+        self.saved = NEVER
         #: The flags of kitty's keyboard protocol: those in force last, below them those that were pushed.
         self.keyboard = [0]
 
@@ -61,6 +67,7 @@ class Terminal:
         "columns",
         "history",
         "last",
+        "left",
         "lines",
         "main",
         "modes",
@@ -92,6 +99,7 @@ class Terminal:
         self.history.clear()
         self.main = self.screen = Screen(self.rows)
         self.other: Screen | None = None  # the alternate one, while it is shown
+        self.left: Screen | None = None  # and what is left of it when it is not: saved cursor, keyboard flags
         self.lines = self.main.lines
         self.top, self.bottom = 0, self.rows - 1
         self.x = self.y = 0
@@ -213,8 +221,7 @@ class Terminal:
         cell = row.text[at - 1 : at] if wide else row.text[max(at, 0) : at + 1]
         if not cell or cell == BLANK:
             return
-        # Seven bytes may not cost more than a screen.
-        again = cell * min(count, self.columns * self.rows)
+        again = cell * min(count, max(self.columns, _MOST_REPEATED))
         if wide:
             self._write_wide(again)
         else:
@@ -315,7 +322,7 @@ class Terminal:
             self.y = min(max(y, 0), self.rows - 1)
 
     def save(self) -> None:
-        self.screen.saved = Saved(min(self.x, self.columns - 1), self.y, self.pen, self.charsets.saved())
+        self.screen.saved = Saved(self.x, self.y, self.pen, self.charsets.saved())
 
     def recall(self) -> None:
         saved = self.screen.saved
@@ -352,15 +359,18 @@ class Terminal:
     def show_alternate(self) -> None:
         if self.other is None:
             self._leave()
-            self.other = Screen(self.rows)
-            if self.blank != BLANK:
-                self.other.lines = [self.blank_row() for _ in range(self.rows)]
-            self._enter(self.other)
+            self.other = screen = self.left or Screen(0)
+            screen.lines = [self.blank_row() for _ in range(self.rows)]
+            screen.top, screen.bottom = 0, self.rows - 1
+            self.left = None
+            self._enter(screen)
 
     def show_main(self) -> None:
         if self.other is not None:
             self._leave()
-            self.other = None
+            self.left, self.other = self.other, None
+            self.left.lines = []
+            self.left.top, self.left.bottom = 0, self.rows - 1
             self._enter(self.main)
 
     def _leave(self) -> None:
@@ -404,6 +414,11 @@ class Terminal:
                 wrap=False,
             )
             self._resized(self.other, plan, columns, rows)
+        if self.left is not None:
+            saved = self.left.saved
+            if saved is not NEVER:
+                self.left.saved = saved._replace(x=min(saved.x, columns - 1), y=min(saved.y, rows - 1))
+            self.left.bottom = rows - 1
         if self.stops is not None:
             last = max((stop for stop in self.stops if stop < columns), default=0)
             self.stops = {stop for stop in self.stops if stop < columns} | set(range(last, columns, TAB))
@@ -416,7 +431,8 @@ class Terminal:
         screen.lines = plan.lines[plan.base :]
         screen.x, screen.y = plan.x, plan.y
         screen.top, screen.bottom = 0, rows - 1
-        screen.saved = screen.saved._replace(x=min(screen.saved.x, columns - 1), y=plan.saved_y)
+        if screen.saved is not NEVER:
+            screen.saved = screen.saved._replace(x=min(screen.saved.x, columns - 1), y=plan.saved_y)
 
     # -------------------------------------------------------------------------------------- keeping it small
 
@@ -428,6 +444,8 @@ class Terminal:
         """When many looks or clusters have been seen, forget those that are on no cell any more."""
         if self.pens.crowded:
             used = {self.pen, self.main.saved.pen, self.screen.saved.pen}
+            if self.left is not None:
+                used.add(self.left.saved.pen)
             for row in self._all_rows():
                 if row.pens:
                     used.update(map(ord, set(row.pens)))

@@ -9,7 +9,7 @@ import re
 
 LONGEST_TITLE = 1024
 _LONGEST_LINK = 2083 + 250  # the longest address, and the longest id, that terminals take
-_MOST_TITLES = 10
+_MOST_TITLES = 20
 _COLOUR = re.compile(r"[#0-9A-Za-z:/. ]{1,64}\Z")
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f]")
 #: OSC 10, 11, 12: foreground, background, cursor. One sequence may go on from one to the next.
@@ -24,8 +24,8 @@ class Strings:
     def __init__(self) -> None:
         self.title: str | None = None
         self.icon: str | None = None
-        #: Pairs of window title and icon title, as CSI 22 t keeps them; None for what was not pushed.
-        self.stack: list[tuple[str | None, str | None]] = []
+        #: What CSI 22 t has kept: which (0 both, 1 the icon's, 2 the window's), the window's, the icon's.
+        self.stack: list[tuple[int, str | None, str | None]] = []
         self.palette: dict[int, str] = {}
         self.colours: dict[int, str] = {}
         #: A program has changed colours, so a terminal that it was shown on may have to be told of their end.
@@ -98,13 +98,31 @@ class Strings:
     def push(self, which: int) -> None:
         """CSI 22 ; which t: 0 both titles, 1 the icon's, 2 the window's."""
         if which in (0, 1, 2):
-            self.stack.append((self.title if which != 1 else None, self.icon if which != 2 else None))
+            self.stack.append((which, self.title, self.icon))
             del self.stack[:-_MOST_TITLES]
 
     def pop(self, which: int) -> None:
-        if which in (0, 1, 2) and self.stack:
-            title, icon = self.stack.pop()
-            if which != 1 and title is not None:
-                self.title = title
-            if which != 2 and icon is not None:
-                self.icon = icon
+        """CSI 23 ; which t. What was pushed together may be taken back one by one."""
+        if which in (0, 2):
+            at = self._pushed(2)
+            if at is not None:
+                self.title = self.stack[at][1]
+                self._popped(at, 1)
+        if which in (0, 1):
+            at = self._pushed(1)
+            if at is not None:
+                self.icon = self.stack[at][2]
+                self._popped(at, 2)
+
+    def _pushed(self, which: int) -> int | None:
+        """The newest entry that has that title."""
+        places = (at for at in reversed(range(len(self.stack))) if self.stack[at][0] in (0, which))
+        return next(places, None)
+
+    def _popped(self, at: int, left: int) -> None:
+        """One of its titles is taken from an entry; `left` is which it may have left."""
+        which, title, icon = self.stack[at]
+        if which == 0:
+            self.stack[at] = left, title, icon
+        else:
+            del self.stack[at]
