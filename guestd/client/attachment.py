@@ -29,6 +29,7 @@ class Attachment(Generic[ItemT]):
 
     def __init__(self, channel: Channel, accepted: Mapping[str, Any]) -> None:
         self._channel = channel
+        self._accepted = accepted
         self._iterated = False
         self._result: Result | None = None
         self.id = str(accepted.get("id", ""))
@@ -56,6 +57,11 @@ class Attachment(Generic[ItemT]):
         return self._result
 
     @property
+    def final(self) -> dict[str, Any] | None:
+        """All that came with the end: what a result has no place for, too."""
+        return self._channel.final
+
+    @property
     def error(self) -> GuestdError | None:
         """Why no result will come here; None while it may."""
         return self._channel.error
@@ -64,6 +70,10 @@ class Attachment(Generic[ItemT]):
     def began(self) -> dict[str, int]:
         """The offset at which the output of each stream begins here."""
         return dict(self._channel.inbox.began)
+
+    def known_end(self, stream: str) -> int:
+        """How far the job's own output of a stream had come when this attachment began."""
+        return Fields(Fields(Fields(self._accepted).mapping("streams")).mapping(stream)).integer("end", 0)
 
     @property
     def positions(self) -> dict[str, int]:

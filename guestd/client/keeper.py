@@ -120,6 +120,16 @@ class Keeper(Generic[JobT, ItemT]):
     def connected(self) -> bool:
         return self._client is not None
 
+    @property
+    def settled(self) -> bool:
+        """The end has come, or it is known that none will."""
+        return self._result is not None or self._failure is not None
+
+    @property
+    def behind(self) -> bool:
+        """Something of an attachment, also of one that is lost, is not taken yet."""
+        return len(self._jobs) > 0
+
     def __aiter__(self) -> Self:
         self._iterated = True
         return self
@@ -150,6 +160,14 @@ class Keeper(Generic[JobT, ItemT]):
             self._input.kept += rest[:size]
             rest = rest[size:]
             self._wake()
+
+    def offer(self, data: bytes) -> bool:
+        """Give input if there is room for all of it now. False when there is not, or nobody takes it any more."""
+        if self._input.ended or self.settled or len(data) > self._input.room:
+            return False
+        self._input.kept += data
+        self._wake()
+        return True
 
     async def close_stdin(self) -> None:
         """The command reads end of file after what was given."""

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 #: Where each command lives: a function from the options to the exit status.
 _COMMANDS = {
+    "shell": "guestd.ctl.shell:shell",
     "exec": "guestd.ctl.session:exec_",
     "attach": "guestd.ctl.session:attach",
     "ps": "guestd.ctl.queries:ps",
     "kill": "guestd.ctl.queries:kill",
     "wait": "guestd.ctl.queries:wait",
+    "record": "guestd.ctl.record:record",
     "status": "guestd.ctl.queries:status",
 }
 

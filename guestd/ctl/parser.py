@@ -1,32 +1,33 @@
-"""The command line of guestctl, and its help."""
+"""The command line of guestctl: which command, which options, and what is wrong with a line that cannot be meant."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn
 
-from guestd.ctl import values
+from guestd.ctl import arguments
 from guestd.wire.address import DEFAULT_PORT, FORMS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-Value = TypeVar("Value")
+    from collections.abc import Iterable, Sequence
 
 DEFAULT_ADDRESS = "unix:/run/guestd/guestd.sock"
 #: guestctl itself failed: the status 2 that argparse would use may be the command's own.
 USAGE_STATUS = 125
 
 _MAIN = """\
-Run commands in a guest, come back to them, end them.
+Run commands and shells in a guest, come back to them, end them.
 
+  shell      sit at a shell; it outlives the connection, and this machine
   exec       run a command; ends with its status
   attach     come back to a job: its output, and its status at the end
   ps         the jobs there are
   kill       end a job with all its processes, or send it a signal
   wait       wait for a job; ends with its status
+  record     record a shell, to play it elsewhere
   status     the state of the guest
   version    the version of guestctl
 
@@ -39,54 +40,52 @@ addresses:   {FORMS.replace(", ws:", ",{0}ws:").format(chr(10) + " " * 13)};
 exit status: the command's own; 128+N for signal N; 124 timed out; 125 guestd or guestctl failed;
              126 not executable; 127 not found"""
 
-_EXEC = """\
-Run a command in the guest. Its stdout and stderr come out here byte for byte, and its status is guestctl's.
-
-  guestctl exec -- make -j4                     argv, as it is
-  guestctl exec 'make 2>&1 | tail'              one word: a line for the guest's shell
-  tar c . | guestctl exec -i -- tar xv          with standard input
-  guestctl exec --id build --detach -- make     leave it to itself; the same line again starts nothing new
-
-Ctrl+C and SIGTERM go to the command; a second Ctrl+C within 2 s ends it with all its processes. A lost connection
-leaves it running: guestctl connects again and goes on at the exact byte."""
-
-_ATTACH = """\
-Come back to a job: the output that is kept, then what comes, and its status at the end.
-
-  guestctl attach build                         all that is kept
-  guestctl attach build --from end              only what comes from now on
-  guestctl attach build --from stdout=4096,stderr=0"""
-
-_KILL = """\
-End a job with all its processes: SIGTERM, a grace, SIGKILL; returns when it has ended. With -s, send that signal
-and return at once. An id the guest does not know is remembered: a start of that id will be refused for a while."""
+#: Of exec: what a command on a terminal does not have, by option and by its name here.
+_NOT_ON_A_TERMINAL = (
+    ("--timeout", "timeout"), ("--scope", "scope"), ("--spool", "spool"), ("--detach", "detach"),
+)  # fmt: skip
 
 
 class _Parser(argparse.ArgumentParser):
     """Ends with 125: any other status may be the command's own."""
 
     def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"guestctl: {message}\n`{self.prog} --help` shows how it is used\n")
+        sys.stderr.write(f"guestctl: {message}{_meant(message)}\n`{self.prog} --help` shows how it is used\n")
         sys.exit(USAGE_STATUS)
 
 
+def _meant(message: str) -> str:
+    """Which command it was, probably, that argparse does not know."""
+    found = re.match(r"argument COMMAND: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+    return "" if found is None else _suggestion(found[1], re.findall(r"[\w-]+", found[2]))
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    # Only a line that is wrong pays for it.
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line. `argv` and `shell` of exec are settled here: one of them is None."""
+    """Read the command line. `argv` and `shell` of exec and shell are settled here; of exec one of them is None."""
     words, argv = _split(arguments)
     parser = _build()
     options, unknown = parser.parse_known_args(words)
     if unknown:
-        if options.command == "exec" and options.line and argv is None:
-            # `exec ls -l`: its options are the command's, not guestctl's.
-            options.parser.error(_several(arguments[arguments.index("exec") + 1 :]))
-        getattr(options, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
+        _refuse(parser, options, unknown, arguments, argv)
     if options.command is None:
         parser.print_help()
         sys.exit(USAGE_STATUS)
     if options.command == "exec":
         _settle(options.parser, options, argv)
+    elif options.command == "shell":
+        _settle_shell(options.parser, options, argv)
     elif argv:
         options.parser.error(f"{options.command} takes nothing behind --")
+    if options.command == "ps" and options.commands and options.id is None:
+        options.parser.error("--commands is of one shell: write `guestctl ps ID --commands`")
     return options
 
 
@@ -97,6 +96,28 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
         return words, None
     at = words.index("--")
     return words[:at], words[at + 1 :]
+
+
+def _refuse(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    unknown: list[str],
+    arguments: Sequence[str],
+    argv: list[str] | None,
+) -> NoReturn:
+    if options.command == "exec" and options.line and argv is None:
+        # `exec ls -l`: its options are the command's, not guestctl's.
+        options.parser.error(_several(arguments[arguments.index("exec") + 1 :]))
+    if options.command == "shell" and not unknown[0].startswith("-"):
+        options.parser.error(
+            f"{unknown[0]!r} stands behind the ID; a program goes behind --: `guestctl shell ID -- PROGRAM ARGUMENTS…`"
+        )
+    known: list[str] = []
+    found: argparse.ArgumentParser = getattr(options, "parser", parser)
+    for action in found._actions:  # noqa: SLF001  argparse has no other list of its options
+        known += action.option_strings
+    found.error(f"unrecognized arguments: {' '.join(unknown)}{_suggestion(unknown[0], known)}")
+    raise AssertionError
 
 
 def _several(words: Sequence[str]) -> str:
@@ -124,8 +145,33 @@ def _settle(parser: argparse.ArgumentParser, options: argparse.Namespace, argv: 
         parser.error("nothing stands behind --: the command goes there")
     if options.id == "":
         parser.error("--id is empty: leave it out, or give the job a name")
+    if options.it:
+        options.stdin = options.tty = True
+    if options.tty:
+        for option, name in _NOT_ON_A_TERMINAL:
+            if getattr(options, name):
+                parser.error(f"a command on a terminal (-t) has no {option}; leave out one of them")
     if options.detach and options.stdin:
         parser.error("--detach leaves the command to itself, so it cannot have -i; give its input by a file")
+
+
+def _settle_shell(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, argv: list[str] | None
+) -> None:
+    options.argv = argv
+    if argv is not None and not argv:
+        parser.error("nothing stands behind --: a program goes there; leave out -- for the login shell")
+    if options.id == "":
+        parser.error("the ID is empty: leave it out, or give the shell a name")
+    if options.read_only and options.join:
+        parser.error("--read-only only watches and --join types too: choose one")
+    if not options.read_only and not options.join:
+        return
+    which = "--read-only" if options.read_only else "--join"
+    if options.id is None:
+        parser.error(f"{which} is for a shell that is there: give its ID; `guestctl ps` shows the jobs")
+    if argv or any(getattr(options, name) for name in ("env", "cwd", "user", "group", "tape", "no_login")):
+        parser.error(f"{which} is for a shell that is there: what it runs, and how, is settled")
 
 
 def _build() -> argparse.ArgumentParser:
@@ -148,30 +194,29 @@ def _build() -> argparse.ArgumentParser:
         made.set_defaults(parser=made)
         return made
 
-    _exec(command("exec", _EXEC, 'guestctl exec [OPTIONS] ( -- COMMAND ARGUMENTS… | "SHELL LINE" )'))
-    _attach(command("attach", _ATTACH, "guestctl attach ID [--from OFFSET] [-i] [--read-only]"))
-    command("ps", "The jobs that run, and those that have ended and are kept.", "guestctl ps")
-    kill = command("kill", _KILL, "guestctl kill ID [-s SIGNAL] [--grace S] [--scope tree|leave]")
-    kill.add_argument("id", metavar="ID")
-    kill.add_argument(
-        "-s", "--signal", metavar="SIGNAL", help="send this (TERM, SIGUSR1, 9) and nothing else"
+    arguments.shell(
+        command(
+            "shell",
+            arguments.SHELL,
+            "guestctl shell [ID] [--read-only | --join] [OPTIONS] [-- PROGRAM ARGUMENTS…]",
+        )
     )
-    kill.add_argument(
-        "--grace", type=_of(values.seconds), metavar="S", help="seconds between SIGTERM and SIGKILL"
+    arguments.exec_(
+        command("exec", arguments.EXEC, 'guestctl exec [OPTIONS] ( -- COMMAND ARGUMENTS… | "SHELL LINE" )')
     )
-    kill.add_argument(
-        "--scope", choices=("tree", "leave"), help="tree: all its processes; leave: only the command itself"
+    arguments.attach(
+        command(
+            "attach", arguments.ATTACH, "guestctl attach ID [--from OFFSET | --command N] [-i] [--read-only]"
+        )
     )
-    wait = command(
-        "wait", "Wait for the end of a job; ends with its status.", "guestctl wait ID [--timeout S]"
+    arguments.ps(command("ps", arguments.PS, "guestctl ps [ID [--commands]]"))
+    arguments.kill(
+        command("kill", arguments.KILL, "guestctl kill ID [-s SIGNAL] [--grace S] [--scope tree|leave]")
     )
-    wait.add_argument("id", metavar="ID")
-    wait.add_argument(
-        "--timeout",
-        type=_of(values.seconds),
-        metavar="S",
-        help="give up after this (status 124); the job goes on",
+    arguments.wait(
+        command("wait", "Wait for the end of a job; ends with its status.", "guestctl wait ID [--timeout S]")
     )
+    arguments.record(command("record", arguments.RECORD, "guestctl record ID FILE [--idle-limit S]"))
     command("status", "The state of the guest.", "guestctl status")
     command("version", "The version of guestctl.", "guestctl version")
     return parser
@@ -196,96 +241,3 @@ def _global(parser: argparse.ArgumentParser, *, suppress: bool) -> None:
         "--json", action="store_true", help="print JSON: one object, or one a line where there is a stream",
         default=argparse.SUPPRESS if suppress else False,
     )  # fmt: skip
-
-
-def _exec(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("line", nargs="*", metavar="SHELL LINE", help=argparse.SUPPRESS)
-    add("-i", dest="stdin", action="store_true", help="pass on standard input")
-    add("--id", help="a name of your own: starting it again under the same name returns the same job")
-    add("--detach", action="store_true", help="print the id and leave it to itself")
-    add(
-        "--env",
-        type=_of(values.variable),
-        action="append",
-        default=[],
-        metavar="K=V",
-        help="a variable; repeatable",
-    )
-    add("--cwd", metavar="DIR", help="where it runs (default: the workspace, or its home)")
-    add("--user", type=_of(values.name_or_number), help="whom it runs as, by name or number")
-    add("--group", type=_of(values.name_or_number), help="its group, by name or number")
-    add("--timeout", type=_of(values.seconds), metavar="S", help="end it after this long (status 124)")
-    add("--grace", type=_of(values.seconds), metavar="S", help="from SIGTERM to SIGKILL when it is ended")
-    add(
-        "--scope",
-        choices=("tree", "leave"),
-        help="what happens to what it leaves running: tree ends it, leave does not",
-    )
-    add(
-        "--tape",
-        type=_of(values.size),
-        metavar="SIZE",
-        help="how much output of each stream is kept (64K, 8M)",
-    )
-    add("--spool", action="store_true", help="keep all output, in a file of the guest's")
-    add("--umask", type=_of(values.octal), metavar="MASK", help="in octal")
-    add(
-        "--rlimit",
-        type=_of(values.rlimit),
-        action="append",
-        default=[],
-        metavar="NAME=SOFT[:HARD]",
-        help="repeatable",
-    )
-    add("--nice", type=int, metavar="N", help="from -20 to 19")
-    add("--kill-on-disconnect", action="store_true", help="end it when this connection is lost")
-    add(
-        "--no-hold",
-        action="store_true",
-        help="when output is not read fast enough, lose the oldest instead of waiting",
-    )
-    _reconnect(parser)
-
-
-def _attach(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("id", metavar="ID")
-    add("--from", dest="start", type=_of(values.offsets), default="start", metavar="OFFSET",
-        help="a number (of stdout), stdout=N,stderr=N, `start` (default) or `end`")  # fmt: skip
-    add(
-        "-i",
-        dest="stdin",
-        action="store_true",
-        help="pass on standard input; the job must have been started with -i",
-    )
-    add(
-        "--hold",
-        action="store_true",
-        help="when output is not read fast enough, let the job wait instead of losing any",
-    )
-    add(
-        "--read-only",
-        action="store_true",
-        help="only watch: nothing is sent, and Ctrl+C leaves the job alone",
-    )
-    _reconnect(parser)
-
-
-def _reconnect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--reconnect", type=_of(values.seconds), default=60.0, metavar="S",
-        help="how long to try to connect again when the connection is lost (default 60; 0: not at all)",
-    )  # fmt: skip
-
-
-def _of(read: Callable[[str], Value]) -> Callable[[str], Value]:
-    """A reader of values for argparse, which hides the text of a ValueError."""
-
-    def reader(text: str) -> Value:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return reader

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_text
+from time import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
@@ -10,7 +11,8 @@ import trio
 from guestd.ctl.dialing import dialer
 from guestd.ctl.failures import explain, say
 from guestd.ctl.show import show_jobs, show_status
-from guestd.errors import BadRequest
+from guestd.ctl.show_shells import show_commands, show_job
+from guestd.errors import BadRequest, NotFound
 from guestd.wire.result import FAILED_STATUS, Result, signal_number
 
 if TYPE_CHECKING:
@@ -23,8 +25,19 @@ Answer = TypeVar("Answer")
 
 
 def ps(options: argparse.Namespace) -> int:
+    """All jobs, one of them, or what was typed at a shell."""
+    if options.commands:
+        commands = _ask(options, lambda client: client.commands(options.id))
+        _print(options, {"commands": commands}, lambda: show_commands(commands, time()))
+        return 0
     jobs = _ask(options, lambda client: client.ps())
-    _print(options, {"jobs": jobs}, lambda: show_jobs(jobs))
+    if options.id is None:
+        _print(options, {"jobs": jobs}, lambda: show_jobs(jobs, time()))
+        return 0
+    job = next((each for each in jobs if each.get("id") == options.id), None)
+    if job is None:
+        raise NotFound(f"there is no job {options.id!r}", id=options.id)
+    _print(options, job, lambda: show_job(job, time()))
     return 0
 
 

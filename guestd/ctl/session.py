@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_text
 import os
 import signal
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -15,6 +16,7 @@ from guestd.ctl.dialing import dialer
 from guestd.ctl.failures import explain, report, say
 from guestd.ctl.output import OutputFailed, Printer
 from guestd.ctl.parser import default_address
+from guestd.ctl.questions import Questions
 from guestd.ctl.streams import read_some
 from guestd.ctl.values import show_offsets
 from guestd.errors import ConnectionLost, GuestdError, NotFound, ShuttingDown, Unavailable
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
 
-    from guestd.client import Event, Followed, Notice
+    from guestd.client import Event, Followed, Job, Notice
 
 #: Another Ctrl+C within this many seconds means it.
 _AGAIN = 2.0
@@ -33,6 +35,13 @@ _PIPE_STATUS = 128 + signal.SIGPIPE
 
 def exec_(options: argparse.Namespace) -> int:
     """Run a command and end as it ends."""
+    if options.tty:
+        from guestd.ctl import shell
+
+        if options.stdin:
+            return shell.exec_on_terminal(options)
+        request = shell.to_watch(options)
+        return trio.run(_Session(options, request, kills=options.kill_on_disconnect).run)
     asked = _asked(options)
     if options.detach:
         return trio.run(_detach, options, asked)
@@ -42,10 +51,14 @@ def exec_(options: argparse.Namespace) -> int:
 
 def attach(options: argparse.Namespace) -> int:
     """Come back to a job and end as it ends."""
+    plain = isinstance(options.start, int)
     request = Request(
-        options.id, start=options.start, input=options.stdin and not options.read_only, hold=options.hold
+        options.id, start="start" if plain else options.start, input=options.stdin and not options.read_only,
+        hold=options.hold, command=options.number,
+    )  # fmt: skip
+    return trio.run(
+        _Session(options, request, read_only=options.read_only, offset=options.start if plain else None).run
     )
-    return trio.run(_Session(options, request, read_only=options.read_only).run)
 
 
 def _asked(options: argparse.Namespace) -> ExecOptions:
@@ -98,16 +111,29 @@ async def _detach(options: argparse.Namespace, asked: ExecOptions) -> int:
     return 0
 
 
+def _as_it_is(output: Output) -> bytes:
+    return output.data
+
+
 class _Session:
     """One run of exec or attach."""
 
     def __init__(
-        self, options: argparse.Namespace, request: Request, *, kills: bool = False, read_only: bool = False
+        self,
+        options: argparse.Namespace,
+        request: Request,
+        *,
+        kills: bool = False,
+        read_only: bool = False,
+        offset: int | None = None,
     ) -> None:
         self._options = options
         self._request = request
         self._kills = kills
         self._read_only = read_only
+        # Of the job's first stream, whichever that is.
+        self._offset = offset
+        self._shown = _as_it_is
         self._job: Followed | None = None
         self._out = Printer(json=options.json)
         # What has been written out: where another guestctl would go on.
@@ -135,6 +161,8 @@ class _Session:
 
     async def _follow(self) -> int:
         dial, give_up = dialer(self._options), self._options.reconnect
+        if self._offset is not None:
+            self._request = replace(self._request, start={await self._first_stream(): self._offset})
         async with (
             follow(dial, self._request, give_up=give_up, notice=self._notice) as job,
             background() as tasks,
@@ -142,6 +170,8 @@ class _Session:
             self._job = job
             assert job.job is not None
             self._written = job.job.began
+            if job.job.kind == "shell" and self._request.exec is None:
+                self._look_at_shell(job.job)
             await self._out.note(
                 {"event": "started", "id": job.id, "pid": job.job.pid, "created": job.job.created}
             )
@@ -150,15 +180,45 @@ class _Session:
             async for event in job:
                 await self._show(event)
             result = await job.result()
+            final = job.job.final
+            if final is not None and "command" in final:
+                return await self._end_of_command(final["command"])
             await self._out.note({"event": "end", **result.to_map()})
         text = explain(result)
         if text is not None:
             say(text)
         return result.status
 
+    async def _first_stream(self) -> str:
+        """What a plain number is an offset of."""
+        async with dialer(self._options)() as client:
+            jobs = await client.ps()
+        kind = next((job.get("kind") for job in jobs if job.get("id") == self._request.id), None)
+        return "terminal" if kind == "shell" else "stdout"
+
+    def _look_at_shell(self, job: Job) -> None:
+        """A shell is not ours to interrupt: without -i nothing is sent. With it, old questions are not answered."""
+        if not self._request.input:
+            self._read_only = True
+            return
+        questions, end = Questions(), job.known_end("terminal")
+
+        def without(output: Output) -> bytes:
+            return questions.of(output.offset, output.data, end)
+
+        self._shown = without
+
+    async def _end_of_command(self, command: dict[str, Any]) -> int:
+        await self._out.note({"event": "end", "command": command})
+        status = command.get("exit")
+        if status is None:
+            say("with which status it ended is not known")
+            return FAILED_STATUS
+        return int(status)
+
     async def _show(self, event: Event) -> None:
         if isinstance(event, Output):
-            await self._out.output(event)
+            await self._out.output(event._replace(data=self._shown(event)))
             self._written[event.stream] = event.offset + len(event.data)
         else:
             self._written[event.stream] = event.end
@@ -242,6 +302,9 @@ class _Session:
             return
         to = "" if self._options.to == default_address() else f"--to {self._options.to} "
         begin = f"guestctl {to}attach {self._job.id}"
+        if self._request.command is not None:
+            say(f"once more: {begin} --command {self._request.command}")
+            return
         if self._kills:
             say(f"it was to end with the connection; its end: {begin}")
         else:

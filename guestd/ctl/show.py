@@ -13,17 +13,30 @@ _RIGHT = frozenset({"PID", "AGE", "CPU", "STDOUT", "STDERR"})
 _UNITS = ("", "K", "M", "G", "T", "P")
 
 
-def show_jobs(jobs: list[dict[str, Any]]) -> str:
-    """A table, oldest first. The command comes last and is never cut: a terminal wraps, a pipe wants it all."""
+def show_jobs(jobs: list[dict[str, Any]], now: float = 0.0) -> str:
+    """Commands and shells, a table each, oldest first. `now`: seconds since 1970."""
     if not jobs:
         return "no jobs"
-    rows = [_COLUMNS, *(_row(job) for job in jobs)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(_COLUMNS) - 1)]
+    from guestd.ctl.show_shells import show_shells
+
+    shells = [job for job in jobs if job.get("kind") == "shell"]
+    commands = [job for job in jobs if job.get("kind") != "shell"]
+    tables = [
+        table(_COLUMNS, [_row(job) for job in commands], _RIGHT) if commands else "",
+        show_shells(shells, now) if shells else "",
+    ]
+    return "\n\n".join(each for each in tables if each)
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]], right: frozenset[str]) -> str:
+    """What comes last is never cut: a terminal wraps, a pipe wants it all."""
+    rows = [columns, *rows]
+    widths = [max(len(row[at]) for row in rows) for at in range(len(columns) - 1)]
     lines: list[str] = []
     for row in rows:
         cells = [
-            cell.rjust(width) if name in _RIGHT else cell.ljust(width)
-            for name, cell, width in zip(_COLUMNS[:-1], row[:-1], widths, strict=True)
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(columns[:-1], row[:-1], widths, strict=True)
         ]
         lines.append("  ".join([*cells, row[-1]]).rstrip())
     return "\n".join(lines)
@@ -36,17 +49,18 @@ def _row(job: dict[str, Any]) -> tuple[str, ...]:
     return (
         printable(str(job.get("id", ""))),
         str(job.get("kind", "")),
-        show_outcome(result) if result else str(job.get("state", "")),
+        show_end(job),
         "-" if pid is None else str(pid),
         printable(str(job.get("user") or "-")),
         "-" if age is None else show_age(float(age)),
-        _cpu(job, result),
+        show_cpu(job, result),
         *(show_size(streams.get(name, {}).get("end", 0)) for name in ("stdout", "stderr")),
-        _command(job.get("command")),
+        show_command(job.get("command")),
     )
 
 
-def _cpu(job: dict[str, Any], result: Result | None) -> str:
+def show_cpu(job: dict[str, Any], result: Result | None) -> str:
+    """Seconds of all processors."""
     user, system = (
         (result.cpu_user, result.cpu_system) if result else (job.get("cpu_user"), job.get("cpu_system"))
     )
@@ -55,7 +69,8 @@ def _cpu(job: dict[str, Any], result: Result | None) -> str:
     return f"{user + system:.2f}s"
 
 
-def _command(command: object) -> str:
+def show_command(command: object) -> str:
+    """As one would type it."""
     if isinstance(command, list):
         return printable(shlex.join(_text(word) for word in cast("list[object]", command)))
     return printable(_text(command or "-"))
@@ -63,6 +78,11 @@ def _command(command: object) -> str:
 
 def _text(word: object) -> str:
     return word.decode("utf-8", "backslashreplace") if isinstance(word, bytes) else str(word)
+
+
+def show_end(job: dict[str, Any]) -> str:
+    """How it ended, or that it has not."""
+    return show_outcome(Result.from_map(job["result"])) if job.get("result") else str(job.get("state", ""))
 
 
 def show_outcome(result: Result) -> str:

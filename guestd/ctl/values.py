@@ -7,7 +7,11 @@ from __future__ import annotations
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZES = {"": 1, "b": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-_STREAMS = ("stdout", "stderr")
+_STREAMS = ("stdout", "stderr", "terminal")
+
+#: ^[ is Escape, which begins every function key.
+_CONTROL_MARKS = "@ \\ ] ^ _"
+_CONTROL_KEYS = "abcdefghijklmnopqrstuvwxyz" + _CONTROL_MARKS.replace(" ", "")
 
 RLIMIT_EXAMPLE = "NAME=SOFT[:HARD], as nofile=1024:4096 or core=unlimited"
 
@@ -81,20 +85,43 @@ def _limit(text: str, limit: str) -> int | str:
         raise ValueError(f"{text!r}: {limit!r} is no limit; write {RLIMIT_EXAMPLE}") from None
 
 
-def offsets(text: str) -> dict[str, int] | str:
-    """`4096` (of stdout), `stdout=10,stderr=0`, `start`, `end`."""
+def count(text: str) -> int:
+    """A number from 1 on."""
+    number = _number(text)
+    if number:
+        return number
+    raise ValueError(f"{text!r} is no number; write 1, 2, 3, …")
+
+
+def control_key(text: str) -> str | None:
+    """`ctrl-]`, `Ctrl+Q`, `^Q`: the key that is held together with Ctrl. None for `none`."""
+    lower = text.lower()
+    if lower == "none":
+        return None
+    for prefix in ("ctrl-", "ctrl+", "c-", "^"):
+        letter = lower.removeprefix(prefix)
+        if letter != lower and len(letter) == 1 and letter in _CONTROL_KEYS:
+            return letter
+    raise ValueError(
+        f"{text!r} is no key; write ctrl-q or ^Q (a letter, or one of {_CONTROL_MARKS}), or none"
+    )
+
+
+def offsets(text: str) -> dict[str, int] | int | str:
+    """`4096` (of whatever stream the job has first), `stdout=10,stderr=0`, `terminal=5`, `start`, `end`."""
     if text in {"start", "end"}:
         return text
     plain = _number(text)
     if plain is not None:
-        return {"stdout": plain}
+        return plain
     found: dict[str, int] = {}
     for part in text.split(","):
         name, _, digits = part.partition("=")
         number = _number(digits)
         if name not in _STREAMS or number is None or name in found:
             raise ValueError(
-                f"{text!r} is no offset; write a number (of stdout), stdout=N,stderr=N, `start` or `end`"
+                f"{text!r} is no offset; write a number (of stdout, or of a terminal), stdout=N,stderr=N, `start` or"
+                " `end`"
             )
         found[name] = number
     return found

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         (values.rlimit, "nofile=1024", ("nofile", 1024)),
         (values.rlimit, "CORE=unlimited", ("core", "unlimited")),
         (values.rlimit, "as=1G:unlimited", ("as", [1024**3, "unlimited"])),
-        (values.offsets, "4096", {"stdout": 4096}),
+        (values.offsets, "4096", 4096),
         (values.offsets, "stdout=1,stderr=2", {"stdout": 1, "stderr": 2}),
         (values.offsets, "stderr=2", {"stderr": 2}),
         (values.offsets, "end", "end"),
