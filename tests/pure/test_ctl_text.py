@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from guestd.ctl import values
 from guestd.ctl.failures import explain, printable
+from guestd.ctl.keys import Key
 from guestd.ctl.parser import parse
 from guestd.ctl.show import show_age, show_jobs, show_size, show_status
+from guestd.ctl.show_shells import show_commands, show_job
 from guestd.wire.result import EndedBy, Outcome, Result
 
 if TYPE_CHECKING:
@@ -142,7 +144,12 @@ def test_what_stands_behind_two_dashes_is_the_command_alone(
 @pytest.mark.parametrize(
     "words",
     [[], ["exec"], ["exec", "a", "b"], ["exec", "--"], ["exec", "a", "--", "b"], ["ps", "--", "x"], ["kil"],
-     ["exec", "--tim", "3", "--", "x"], ["kill"], ["exec", "-i", "--detach", "--", "x"]],
+     ["exec", "--tim", "3", "--", "x"], ["kill"], ["exec", "-i", "--detach", "--", "x"], ["shell", "a", "b"],
+     ["shell", "--"], ["shell", ""], ["shell", "--join"], ["shell", "--read-only"],
+     ["shell", "a", "--join", "--read-only"], ["shell", "a", "--join", "--", "x"],
+     ["shell", "a", "--read-only", "--cwd", "/"], ["shell", "--detach-key", "q"], ["exec", "--it"],
+     ["exec", "-t", "--timeout", "1", "--", "x"], ["exec", "-it", "--detach", "--", "x"], ["ps", "--commands"],
+     ["attach", "a", "--command", "0"], ["record", "a"]],
 )  # fmt: skip
 def test_a_wrong_line_is_125_because_2_may_be_the_commands(
     words: list[str], capsys: pytest.CaptureFixture[str]
@@ -154,8 +161,32 @@ def test_a_wrong_line_is_125_because_2_may_be_the_commands(
     assert "--help" in shown.out + shown.err
 
 
+def test_who_mistypes_is_asked_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, meant in (
+        (["shel"], "shell"),
+        (["attahc", "x"], "attach"),
+        (["shell", "--readonly"], "--read-only"),
+    ):
+        with pytest.raises(SystemExit):
+            parse(words)
+        assert f"did you mean {meant}?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse(["xyzzy"])
+    assert "did you mean" not in capsys.readouterr().err
+
+
+def test_a_shell_is_asked_for_in_as_many_words_as_it_takes() -> None:
+    options = parse(["shell"])
+    assert (options.id, options.argv, options.detach_key) == (None, None, Key("]"))
+    options = parse(["shell", "work", "--detach-key", "none", "--", "htop", "-d", "5"])
+    assert (options.id, options.argv, options.detach_key) == ("work", ["htop", "-d", "5"], None)
+    for words in (["exec", "-it", "--", "x"], ["exec", "--it", "--", "x"], ["exec", "-i", "-t", "x"]):
+        assert (parse(words).stdin, parse(words).tty) == (True, True)
+
+
 @pytest.mark.parametrize(
-    "command", [[], ["exec"], ["attach"], ["ps"], ["kill"], ["wait"], ["status"], ["version"]]
+    "command",
+    [[], ["exec"], ["attach"], ["ps"], ["kill"], ["wait"], ["status"], ["version"], ["shell"], ["record"]],
 )
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -246,6 +277,60 @@ def test_a_table_shows_jobs_of_every_state() -> None:
     ]
     assert third
     assert show_jobs([]) == "no jobs"
+
+
+SHELL: dict[str, Any] = {
+    "id": "work", "kind": "shell", "state": "running", "pid": 7, "user": "agent", "age": 3700.0, "attached": 3,
+    "owner": "unix:1000", "size": {"columns": 80, "rows": 24}, "streams": {"terminal": {"start": 100, "end": 4096}},
+    "command": "/bin/bash", "foreground": {"pid": 9, "name": "vim", "command": "vim a\x1b[m"}, "last_input": 940.0,
+    "last_output": 970.0, "title": "t", "commands": 4, "typed": {"waiting": 5, "blocked": True},
+    "viewers": [{"peer": "unix:1000", "role": "owner", "since": 900.0, "client": "c"}], "started_at": 100.0,
+}  # fmt: skip
+
+
+def test_shells_have_a_table_of_their_own() -> None:
+    ended = {
+        "id": "old",
+        "kind": "shell",
+        "result": Result("old", Outcome.EXITED, code=3).to_map(),
+        "command": ["sh"],
+    }
+    commands, shells = show_jobs([SHELL, {"id": "c", "kind": "command"}, ended], 1000.0).split("\n\n")
+    assert commands.splitlines()[1].startswith("c ")
+    header, first, second = shells.splitlines()
+    assert header.split() == [
+        "ID", "KIND", "STATE", "PID", "USER", "AGE", "IDLE", "SIZE", "ATTACHED", "OUTPUT", "RUNNING",
+    ]  # fmt: skip
+    assert first.split() == [
+        "work", "shell", "running", "7", "agent", "1h01m", "30s", "80x24", "owner", "+2", "4.0K", "vim", r"a\x1b[m",
+    ]  # fmt: skip
+    assert second.split() == ["old", "shell", "exited", "3", "-", "-", "-", "-", "-", "-", "0", "sh"]
+
+
+def test_all_that_is_known_of_one_job_is_a_line_each() -> None:
+    lines = show_job(SHELL, 1000.0).splitlines()
+    assert "size        80x24" in lines
+    assert "terminal    4096 bytes, kept from 100 on" in lines
+    assert "typed       5 bytes that the program has not read" in lines
+    assert any(line.startswith("attached    owner: unix:1000, since ") for line in lines)
+    assert show_job({}, 0.0)
+
+
+def test_commands_that_were_typed_are_a_table() -> None:
+    commands: list[dict[str, Any]] = [
+        {"n": 1, "text": "make\nall", "started_at": 10.0, "ended_at": 12.5, "duration": 2.5, "exit": 2, "from": 0,
+         "to": 2048},
+        {"n": 2, "text": "", "started_at": 940.0, "ended_at": None, "duration": None, "from": 9, "to": None},
+        {"n": 3, "text": "x", "started_at": 1.0, "ended_at": 2.0, "duration": 61.0, "exit": None, "from": 1, "to": 1},
+    ]  # fmt: skip
+    header, *rows = show_commands(commands, 1000.0).splitlines()
+    assert header.split() == ["N", "WHEN", "LONG", "EXIT", "OUTPUT", "COMMAND"]
+    assert [row.split()[0:1] + row.split()[3:] for row in rows] == [
+        ["1", "2.5s", "2", "2.0K", "make", "⏎", "all"],
+        ["2", "1m00s", "runs", "-", "-"],
+        ["3", "1m01s", "?", "0", "x"],
+    ]
+    assert "no commands" in show_commands([], 0.0)
 
 
 def test_a_status_of_another_guestd_is_shown_as_far_as_it_goes() -> None:
