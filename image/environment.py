@@ -30,8 +30,9 @@ USAGE = """usage: ./image/try                 a supervised environment on this m
        ./image/try -- COMMAND…    runs one command that way, and ends with its status"""
 
 BANNER = """\
-guestd is running, {where}.
+guestd is running, {where}, and this is a shell in it.
 /mnt/workspace is its workspace: empty, in memory, gone when you leave. What to type, for instance:
+    guestctl shell work                        another shell; Ctrl+] leaves it, the same line comes back to it
     guestctl exec -- uname -a                  run a command; ends with the command's own status
     guestctl exec --id build --detach -- make  start one that outlives this terminal
     guestctl attach build                      its output, from the start, then as it comes
@@ -133,22 +134,12 @@ def inside(private: str, command: Sequence[str], where: str) -> int:
         if not ready:
             return namespace.FAILED
         if command:
-            # GUESTD_… is not handed on by guestd; here the command is to find the guestd that it is tried with.
-            options = [*([] if os.isatty(0) else ["-i"]), "--env", f"GUESTD_TO={environment['GUESTD_TO']}"]
-            argv = [
-                f"{programs}/guestctl",
-                "exec",
-                *options,
-                "--env",
-                f"PATH={environment['PATH']}",
-                "--",
-                *command,
-            ]
+            input = [] if os.isatty(0) else ["-i"]
+            argv = ["exec", *input, *_settings(environment), "--", *command]
         else:
             say(BANNER.format(where=where, log=log))
-            argv = _shell(private, environment)
-        home = namespace.WORKSPACE if os.path.isdir(namespace.WORKSPACE) else None
-        child = subprocess.Popen(argv, env=environment, cwd=None if command else home)
+            argv = _shell(environment)
+        child = subprocess.Popen([f"{programs}/guestctl", *argv], env=environment)
         status = child.wait()
         return status if status >= 0 else 128 - status
     except _Stopped as stopped:
@@ -220,17 +211,24 @@ def _show(log: str) -> None:
         sys.stderr.writelines(f.readlines()[-40:])
 
 
-def _shell(private: str, environment: dict[str, str]) -> list[str]:
-    """The user's own shell, with a prompt that says where one is; bash needs a file for that, the others a variable."""
-    shell = os.environ.get("SHELL") or "/bin/bash"
-    if not os.access(shell, os.X_OK):
-        shell = "/bin/sh"
-    if os.path.basename(shell) != "bash":
-        environment["PS1"] = "(guestd) $ "
-        return [shell]
-    with open(f"{private}/bashrc", "w") as f:
-        f.write('[ ! -r ~/.bashrc ] || . ~/.bashrc\nPS1="(guestd) ${PS1-}"\n')
-    return [shell, "--rcfile", f"{private}/bashrc"]
+def _settings(environment: dict[str, str]) -> list[str]:
+    """GUESTD_… is not handed on by guestd; what runs here is to find the guestd that it is tried with."""
+    return ["--env", f"GUESTD_TO={environment['GUESTD_TO']}", "--env", f"PATH={environment['PATH']}"]
+
+
+def _shell(environment: dict[str, str]) -> list[str]:
+    """A shell of guestd's own. Where nobody sits at a terminal, one that reads what it is to do."""
+    if not (os.isatty(0) and os.isatty(1)):
+        return ["exec", "-i", *_settings(environment), "--", "/bin/sh"]
+    # The environment ends with this shell, so there is no leaving it behind; and the key is free for those within.
+    options = ["--detach-key", "none", *_settings(environment)]
+    # The prompt says where one is: bash's, whatever the user's own files make of it, and those that take the variable.
+    mark = "(guestd) "
+    for name, value in (
+        ("PS1", f"{mark}$ "), ("PROMPT_COMMAND", f"case $PS1 in '{mark}'*) ;; *) PS1='{mark}'$PS1 ;; esac"),
+    ):  # fmt: skip
+        options += ["--env", f"{name}={value}"]
+    return ["shell", *options]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -159,6 +159,14 @@ def test_without_a_command_there_is_a_shell_on_the_terminal(environment: dict[st
     try:
         seen = _read_until(terminal, b"(guestd) ")
         assert b"guestctl exec -- uname -a" in seen
+        os.write(terminal, b'test -t 0 && guestctl --json ps | grep -o \'"kind": "sh[e]ll"\'\n')
+        _read_until(terminal, b'"kind": "shell"')
+        # A shell within, which the key that leaves is free for.
+        os.write(terminal, b"guestctl shell work\n")
+        _read_until(terminal, b"\n")
+        _read_until(terminal, b"# ")
+        os.write(terminal, b"\x1d")
+        _read_until(terminal, b"guestctl shell work resumes]")
         os.write(terminal, b"guestctl exec -- sh -c 'echo $((6 * 7)) from $PWD'\n")
         _read_until(terminal, b"42 from ")
         os.write(terminal, b"exit 5\n")
@@ -167,6 +175,11 @@ def test_without_a_command_there_is_a_shell_on_the_terminal(environment: dict[st
         os.close(terminal)
         _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 5
+
+
+def test_without_a_command_and_without_a_terminal_it_does_what_it_reads(environment: dict[str, str]) -> None:
+    done = _try(environment, stdin=b"echo $((6 * 7)) $0; exit 3\n")
+    assert (done.returncode, done.stdout) == (3, b"42 /bin/sh\n")
 
 
 def _read_until(terminal: int, wanted: bytes | None) -> bytes:
