@@ -8,7 +8,7 @@ What may be repeated is decided here, and only here:
 
 from __future__ import annotations
 
-import secrets
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ class Request:
 
 def to_exec(argv: Sequence[str | bytes] | None, options: ExecOptions) -> Request:
     """Follow a command that is to be started. It gets an id if it has none: so asking twice does not run it twice."""
-    id = options.get("id") or "x-" + secrets.token_hex(8)
+    id = options.get("id") or "x-" + os.urandom(8).hex()
     fields = {**exec_fields(argv, options), "id": id}
     return Request(id, fields, input=options.get("stdin") == "stream", hold=options.get("hold", True))
 
@@ -64,7 +64,7 @@ class Followed(Keeper[Job, Event]):
         )
         self._request = request
         # By this name the guest knows how much of what we type at a shell has arrived.
-        self._typist = "guestd-" + secrets.token_hex(8) if request.input else None
+        self._typist = "guestd-" + os.urandom(8).hex() if request.input else None
 
     async def _open(self, client: Client) -> Job:
         request, known, before = self._request, self._guest, self.job

@@ -11,7 +11,7 @@ What is asked for when the connection is back:
 
 from __future__ import annotations
 
-import secrets
+import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -61,7 +61,7 @@ def to_shell(
 ) -> ShellRequest:
     """Stay at a shell that is opened if it is not there. It gets an id if it has none, so that asking twice is safe."""
     own_id = id is None
-    id = id or "s-" + secrets.token_hex(5)
+    id = id or "s-" + os.urandom(5).hex()
     client = options.get("client") or new_client()
     return ShellRequest(
         id, client, {**shell_fields(id, argv, options), "client": client}, own_id, options.get("role", "owner"),
@@ -71,7 +71,7 @@ def to_shell(
 
 def new_client() -> str:
     """A name for somebody who types, that nobody else has."""
-    return "guestd-" + secrets.token_hex(8)
+    return "guestd-" + os.urandom(8).hex()
 
 
 class Stayed(Keeper[Shell, Item]):

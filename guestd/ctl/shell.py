@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,7 +65,7 @@ def exec_on_terminal(options: argparse.Namespace) -> int:
 
 def to_watch(options: argparse.Namespace) -> Request:
     """`exec -t`: a command on a terminal at which nobody sits; its output goes where ours goes."""
-    fields = shell_fields(options.id or "s-" + secrets.token_hex(5), options.argv, asked(options))
+    fields = shell_fields(options.id or "s-" + os.urandom(5).hex(), options.argv, asked(options))
     held = {"role": "watcher", "hold": not options.no_hold, "from": "start"}
     return Request(str(fields["id"]), {**fields, **held}, hold=not options.no_hold)
 

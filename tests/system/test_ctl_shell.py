@@ -6,6 +6,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -195,6 +196,27 @@ def test_whatever_ends_guestctl_the_terminal_is_as_it_was(server: Server, number
         tty.wait_until(lambda: tty.is_as_it_was)
         assert job(server, id)["state"] == "running"
         end(server, id)
+
+
+def test_killed_as_a_job_of_a_shell_it_is_helped_from_the_background(server: Server) -> None:
+    """The kernel stops who touches a terminal from there, unless they are prepared for it."""
+    env = environment(GUESTD_TO=server.address, TERM="xterm-256color", PS1="local$ ")
+    with Tty(["dash", "-i"], env) as tty:
+        tty.wait_for(rb"local\$ ")
+        tty.type(" ".join(shlex.quote(each) for each in command("shell", "a-job", *PLAIN)) + "\r")
+        # Behind its echo, which has it too.
+        tty.wait_for(rb"\x1b\[22;0t.*" + PROMPT)
+        (pid,) = tty.children
+        tty.type(DRAWS)
+        tty.wait_for(rb"\x1b\[5;9rdrawn" + PROMPT)
+        os.kill(pid, signal.SIGKILL)
+        tty.wait_for(UNDONE)
+        tty.wait_for(rb"guestctl shell a-job resumes\]\r+\n")
+        assert not tty.raw
+        tty.type("echo $((6 * 7)); exit 3\r")
+        tty.wait_for(rb"42\r\n")
+        assert tty.end() == 3
+    end(server, "a-job")
 
 
 def test_a_terminal_that_a_shell_has_taken_over_is_left_to_it(server: Server) -> None:
