@@ -40,11 +40,11 @@ def starting(
     *,
     login: bool,
     integration: bool,
-    uid: int = 0,
+    uid: int | None = None,
     scripts: str = _SCRIPTS,
 ) -> tuple[list[str], dict[bytes, bytes]]:
     """The words that start `shell` on a terminal, and what to set in its environment, which is `env` otherwise.
-    `uid` is whose shell it is.
+    `uid` is whose shell it is; None means that it may be anybody's.
     """
     name = os.path.basename(shell)
     plainly = (["-" + name, "-l"] if name == "fish" else ["-" + name]) if login else [name]
@@ -74,8 +74,10 @@ def starting(
     return words, changes
 
 
-def _may_read(path: str, uid: int) -> bool:
-    """May this user read the file, through all its folders? Groups do not count: a package is everybody's or its owner's."""
+def _may_read(path: str, uid: int | None) -> bool:
+    """May this user, or anybody, read the file, through all its folders? Groups do not count: a package is
+    everybody's or its owner's.
+    """
     if uid == 0:
         return os.path.exists(path)
     need = stat.S_IRUSR

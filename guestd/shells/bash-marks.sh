@@ -16,7 +16,7 @@ __guestd_last=$'{\n__guestd_prompt\n} 9>&2 >/dev/null 2>&1 && :'
 __guestd_last_index=1000000
 
 __guestd_nil=
-# Has a command begun whose end was not told?
+# How many commands have begun since the last prompt: of lines that are pasted together, each.
 __guestd_open=0
 # The number in the history that the next line will have.
 __guestd_number=0
@@ -30,12 +30,13 @@ __guestd_place=
 __guestd_PS1_end='\[\e]133;B\a\]'
 # PS0 only expands. But an expansion can assign, and what is cut off its own beginning leaves nothing to be shown.
 __guestd_PS0_plain='\e]133;C\a'
-__guestd_PS0='${__guestd_nil:$((__guestd_open=1)):0}'
+__guestd_PS0='${__guestd_nil:$((__guestd_open+=1)):0}'
 __guestd_PS0+='${__guestd_control:+${__guestd_control#"${HISTCONTROL:=$__guestd_control}"}}'
 __guestd_PS0+='${__guestd_ignore:+${__guestd_ignore#"${HISTIGNORE:=$__guestd_ignore}"}}'
 # A list of prompt commands that was replaced as a whole has lost ours.
 __guestd_PS0+='${__guestd_last:+${__guestd_last#"${PROMPT_COMMAND[__guestd_last_index]:=$__guestd_last}"}}'
 __guestd_PS0+='$({ __guestd_tell; } 9>&1 >/dev/null 2>&1)'
+__guestd_PS0+='${__guestd_nil:$((__guestd_number=HISTCMD)):0}'
 
 # Percent-encodes $1, of which nothing but the bytes of $2 and the harmless are left, into REPLY. One step for each
 # different byte, not for each.
@@ -123,7 +124,7 @@ __guestd_arrange() {
     local -a others=() places=("${!PROMPT_COMMAND[@]}")
     local place final=
     if [[ ${PROMPT_COMMAND[at]-} == "$__guestd_last" ]]; then
-        [[ ${places[-1]} == "$at" ]] && return
+        [[ ${places[-1]} == "$at" && ${PROMPT_COMMAND[places[-2]]} != __bp_interactive_mode ]] && return
         [[ ${places[-1]} == "$((at + 1))" && ${PROMPT_COMMAND[at + 1]} == __bp_interactive_mode ]] && return
     fi
     for place in "${places[@]:1}"; do
@@ -148,7 +149,7 @@ __guestd_arrange() {
 __guestd_put_aside() {
     { [[ -o history ]] && shopt -q promptvars; } || return 0
     case :${HISTCONTROL-}: in
-        # Only bash can erase: here a line that begins with a space is run without its text being told.
+        # Only bash itself can erase. With this, a line that it leaves out, or had before, has no text in its mark.
         *:erasedups:*) ;;
         *:ignorespace:* | *:ignoreboth:*)
             __guestd_control=$HISTCONTROL
@@ -173,11 +174,13 @@ __guestd_put_back() {
 }
 
 __guestd_forget() {
-    builtin history -d -1
+    # Behind PS0 it is the number of the line after.
+    builtin history -d "$((__guestd_number -= 1))"
 }
 
 # In PS0, and so in a process of its own: tells the line, on descriptor 9.
 __guestd_tell() {
+    local status=$?
     set +exu
     shopt -s extglob
     local entries line= previous head REPLY
@@ -191,12 +194,13 @@ __guestd_tell() {
             if __guestd_is_ignored "$line" "${previous#$'\n'*([ ])+([0-9])??}"; then
                 builtin kill -URG "$$"
             fi
-        elif [[ ! $__guestd_control && :${HISTCONTROL-}: == *:@(ignoredups|ignoreboth|erasedups):* ]]; then
+        elif [[ :${HISTCONTROL-}: == *:@(ignoredups|erasedups):* && $HISTCONTROL != *ignore@(space|both)* ]]; then
             # It was there already, and is the last one now.
             line=$'\n'$(builtin history 1)
             line=${line#$'\n'*([ ])+([0-9])??}
         fi
     fi
+    if ((__guestd_open > 1)); then builtin printf '\e]133;D;%d\a' "$status" >&9; fi
     LC_ALL=C
     line=${line:0:4096}
     __guestd_encode "$line" /
@@ -234,4 +238,5 @@ __guestd_install() {
     local -
     set +exu
     __guestd_decorate
+    __guestd_arrange
 }

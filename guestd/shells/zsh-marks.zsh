@@ -23,6 +23,16 @@ __guestd_encode() {
     fi
 }
 
+# From both kinds, since either list may be replaced as a whole. zsh goes through a copy of it.
+__guestd_arrange() {
+    if [[ $precmd_functions[1] != __guestd_ended || $precmd_functions[-1] != __guestd_prompt ]]; then
+        precmd_functions=(__guestd_ended ${precmd_functions:#__guestd_*} __guestd_prompt)
+    fi
+    if [[ $preexec_functions[-1] != __guestd_begun ]]; then
+        preexec_functions=(${preexec_functions:#__guestd_*} __guestd_begun)
+    fi
+}
+
 # Before a prompt, the first: the end of what ran.
 __guestd_ended() {
     {
@@ -33,12 +43,7 @@ __guestd_ended() {
             __guestd_open=0
             builtin print -rn -- $'\e]133;D;'$code$'\a' >/dev/tty
         fi
-        if [[ $precmd_functions[1] != __guestd_ended || $precmd_functions[-1] != __guestd_prompt ]]; then
-            precmd_functions=(__guestd_ended ${precmd_functions:#__guestd_*} __guestd_prompt)
-        fi
-        if [[ $preexec_functions[-1] != __guestd_begun ]]; then
-            preexec_functions=(${preexec_functions:#__guestd_*} __guestd_begun)
-        fi
+        __guestd_arrange
     } >/dev/null 2>&1
 }
 
@@ -66,6 +71,7 @@ __guestd_prompt() {
 # Before a command, the last.
 __guestd_begun() {
     {
+        local -i code=$?
         emulate -L zsh -o no_xtrace -o no_err_exit -o local_traps -o no_multibyte
         trap - DEBUG ZERR
         # The line as it was typed; without a history only as it was understood.
@@ -75,11 +81,15 @@ __guestd_begun() {
             REPLY=$REPLY[1,7990]
             if [[ $REPLY[-1] == % ]]; then REPLY=$REPLY[1,-2]; elif [[ $REPLY[-2] == % ]]; then REPLY=$REPLY[1,-3]; fi
         fi
+        if (( __guestd_open )); then
+            # The lists had been replaced: nobody has told the end of the last one.
+            builtin print -rn -- $'\e]133;D;'$code$'\a' >/dev/tty
+        fi
+        __guestd_arrange
         __guestd_open=1
         builtin print -rn -- $'\e]133;C'${REPLY:+";cmdline_url=$REPLY"}$'\a' >/dev/tty
     } >/dev/null 2>&1
 }
 
 typeset -ga precmd_functions preexec_functions
-precmd_functions=(__guestd_ended ${precmd_functions:#__guestd_*} __guestd_prompt)
-preexec_functions=(${preexec_functions:#__guestd_*} __guestd_begun)
+__guestd_arrange
