@@ -50,6 +50,8 @@ class Channel:
         self.handler: Handler | None = None
         self.credit = Credit(credit)
         self.ready = False
+        #: What it has next is to leave at once: somebody waits for it with a finger on a key.
+        self.hurries = False
         self._state = ChannelState(opener=False)
         self._window = Window(window)
         self._post = post

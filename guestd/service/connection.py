@@ -106,6 +106,8 @@ class Connection:
         self._news = trio.Event()
         self._idle = trio.Event()
         self._parked = False
+        # The link has been given more than has left.
+        self._flushing = False
         self._patience = trio.CancelScope()
         self._peer_window = 0
         self._most_data = DATA_LIMIT
@@ -275,7 +277,26 @@ class Connection:
 
     def _channel_ready(self, channel: Channel) -> None:
         self._ready.append(channel)
-        self._wake()
+        if channel.hurries and self._parked and not self._control:
+            self._send_at_once()
+        else:
+            self._wake()
+
+    def _send_at_once(self) -> None:
+        """Send from here what the writer, who sleeps, would send a moment later: a moment that whoever typed a key
+        would wait for its echo.
+        """
+        self._parked = False  # what gets ready meanwhile is for the writer
+        batch = self._gather()
+        if batch:
+            try:
+                self._flushing = not self.link.send_now(batch)
+            except (OSError, trio.BrokenResourceError):
+                self._flushing = True  # the writer finds the same, and is who ends the connection
+        if self._ready or self._flushing or self._later:
+            self._news.set()
+        else:
+            self._parked = True
 
     def _channel_gone(self, channel: Channel) -> None:
         if self._channels.get(channel.number) is channel:
@@ -293,22 +314,28 @@ class Connection:
 
     async def _write(self) -> None:
         while True:
+            if self._flushing:
+                await self._flush()
+                continue
             batch = self._gather()
             if not batch:
                 await self._park()
             elif self.link.send_now(batch):
                 await trio.lowlevel.checkpoint()
             else:
-                stall = self._settings.limits.write_stall
-                left = False
-                while not left:
-                    before = self.link.unsent
-                    with trio.move_on_after(stall) as patience:
-                        left = await self.link.flush()
-                    if patience.cancelled_caught and self.link.unsent >= before:
-                        break
-                if not left:
-                    raise PeerTooSlow(f"the peer took nothing for {stall} s (limits.write_stall)")
+                self._flushing = True
+
+    async def _flush(self) -> None:
+        """Until all has left that was given to the link."""
+        stall = self._settings.limits.write_stall
+        left = False
+        while not left:
+            before = self.link.unsent
+            with trio.move_on_after(stall) as patience:
+                left = await self.link.flush()
+            if patience.cancelled_caught and self.link.unsent >= before:
+                raise PeerTooSlow(f"the peer took nothing for {stall} s (limits.write_stall)")
+        self._flushing = False
 
     def _gather(self) -> list[Outgoing]:
         batch: list[Outgoing] = []

@@ -44,6 +44,7 @@ class JobView:
         self._attachment: Attachment | None = None
         self._last_sent = 0.0
         self._waits = False
+        self._channel.hurries = True
         channel.handler = self
         job.start_settled.then(self._begin)
 
@@ -118,6 +119,7 @@ class JobView:
             self._last_sent = now
         self._waits = False
         piece = attachment.take(min(most, credit))
+        self._channel.hurries = False
         if piece is None:
             return None
         if isinstance(piece, Gap):

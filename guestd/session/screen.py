@@ -32,7 +32,7 @@ _AT_ONCE = 4 * 1024
 #: In one turn of the loop: as long as anything else there may have to wait for it.
 _TURN = 0.002
 #: Between two turns while nobody waits: a tenth of one processor is enough for what nobody looks at.
-_REST = 0.02
+_REST, _REST_PER_TURN = 0.02, 9
 #: Plain text is modelled a hundred times as fast as what is full of escape sequences.
 _PLAIN_PIECE, _PIECE = 64 * 1024, 2 * 1024
 _ESCAPES_IN_PLAIN = 32
@@ -154,7 +154,7 @@ class Screen:
                     await trio.lowlevel.checkpoint()
                 else:
                     with trio.CancelScope() as self._rested:
-                        await trio.sleep(_REST)
+                        await trio.sleep(max(_REST, _REST_PER_TURN * (perf_counter() - begun)))
         except Exception:  # noqa: BLE001  see _has_failed
             self._has_failed()
         finally:
@@ -182,17 +182,13 @@ class Screen:
         if piece.offset > self._at:
             model.lost()
         data = bytes(piece.data)
-        if len(data) > _PIECE and data.count(b"\x1b") > _ESCAPES_IN_PLAIN:
-            data = data[:_PIECE]
-        if (
-            not self._waiting
-            and recording.end - piece.offset > recording.capacity // 2
-            and len(piece.data) == most
-        ):
-            # It is about to be overwritten, and there is more where it came from.
-            model.skim(data := bytes(piece.data))
-        else:
+        if len(data) <= _PIECE or data.count(b"\x1b") <= _ESCAPES_IN_PLAIN:
             model.feed(data)
+        elif self._waiting or recording.end - piece.offset <= recording.capacity // 2:
+            model.feed(data := data[:_PIECE])
+        else:
+            # It is about to be overwritten, and there is more where it came from.
+            model.skim(data)
         self._at = piece.offset + len(data)
 
     def _the_model(self) -> TerminalModel:

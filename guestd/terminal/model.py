@@ -64,11 +64,16 @@ class TerminalModel:
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """What the shell has written."""
         data = bytes(data)
-        if not self._backlog.data and (len(data) < bulk.LEAST or self._pending or self._skipping):
+        if len(data) < bulk.LEAST and not self._backlog.data:
             self._take(data)
             return
         at = 0
         while at < len(data):
+            if self._pending or self._skipping or self._partial:
+                # In the middle of something, nothing is plain.
+                self._take(data[at : at + bulk.LEAST])
+                at += bulk.LEAST
+                continue
             end, odd = bulk.plain(data, at)
             if end - at >= bulk.LEAST or (self._backlog.data and end > at):
                 self._collect(data[at:end])
@@ -251,6 +256,8 @@ class TerminalModel:
 
     def _skim(self, text: str) -> str:
         """As `_run`, for what outlasts the screen."""
+        if not ("\x1b" in text or "\x0e" in text or "\x0f" in text):
+            return ""
         terminal = self._terminal
         steps = terminal.pens.steps
         for csi, other, begun in tokens.CONTROLS.findall(text):
