@@ -228,7 +228,7 @@ def _scroll_down(t: Terminal, p: Parameters) -> None:
 
 
 def _in_region(t: Terminal, x: int, count: int, *, insert: bool) -> None:
-    if t.within and x < t.columns:
+    if t.within:
         blank = t.blank
         for row in t.lines[t.top : t.bottom + 1]:
             (row.insert if insert else row.delete)(x, count, t.columns, blank)
@@ -244,11 +244,12 @@ def _scroll_right(t: Terminal, p: Parameters) -> None:
 
 
 def _insert_columns(t: Terminal, p: Parameters) -> None:
-    _in_region(t, t.x, _count(p), insert=True)
+    # Beyond the edge is the left edge again: xterm.js has it so, and nobody else has a say.
+    _in_region(t, t.x % t.columns, _count(p), insert=True)
 
 
 def _delete_columns(t: Terminal, p: Parameters) -> None:
-    _in_region(t, t.x, _count(p), insert=False)
+    _in_region(t, t.x % t.columns, _count(p), insert=False)
 
 
 def _repeat(t: Terminal, p: Parameters) -> None:
@@ -537,8 +538,7 @@ def _next(t: Terminal) -> None:
 
 
 def _tab_set(t: Terminal) -> None:
-    if t.x < t.columns:
-        t.own_stops().add(t.x)
+    t.own_stops().add(min(t.x, t.columns - 1))
 
 
 def _reverse_index(t: Terminal) -> None:

@@ -81,8 +81,8 @@ class TerminalModel:
             if odd:
                 self.catch_up()
                 end = min(end + bulk.LEAST, len(data))
-                self._take(data[at:end])
-                at = end
+            self._take(data[at:end])
+            at = end
 
     def _collect(self, data: bytes) -> None:
         terminal, backlog = self._terminal, self._backlog

@@ -6,11 +6,15 @@ and in most terminals. Marks, joiners and variation selectors take none and belo
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _ZERO = frozenset(("Mn", "Me", "Cf", "Cc", "Cs"))
 _SOFT_HYPHEN = "\xad"  # a format character by category, a hyphen on every terminal
 _MOST_KEPT = 8192
+_UNASSIGNED_WIDE = re.compile(
+    "[\u4dbf-\u9fff\uf900-\ufaff\U0001f300-\U0001f6ff\U0001f900-\U0001faff\U00020000-\U0003fffd]"
+)
 
 #: Runs of these are put down as they are. A part of what is one cell wide, chosen for what programs draw with: Latin,
 #: Greek, Cyrillic, punctuation, arrows, mathematics, boxes and blocks, Braille, and the private use of icon fonts.
@@ -24,11 +28,15 @@ class _Widths(dict[str, int]):
     """By character, reckoned at the first use."""
 
     def __missing__(self, char: str) -> int:
+        category = unicodedata.category(char)
         if char == _SOFT_HYPHEN:
             width = 1
-        elif unicodedata.category(char) in _ZERO or "\u1160" <= char <= "\u11ff":
+        elif category in _ZERO or "\u1160" <= char <= "\u11ff":
             # The second and third letters of a Hangul syllable are drawn into the first one's cells.
             width = 0
+        elif category == "Cn":
+            # Not assigned in this Python's tables: but where new emoji and ideographs come, they will be wide.
+            width = 2 if _UNASSIGNED_WIDE.match(char) else 1
         else:
             width = 2 if unicodedata.east_asian_width(char) in "WF" else 1
         if len(self) >= _MOST_KEPT:
