@@ -88,14 +88,14 @@ class TerminalModel:
         terminal, backlog = self._terminal, self._backlog
         backlog.add(data)
         if backlog.size > bulk.MOST:
-            plain = terminal.top == 0 and terminal.bottom == terminal.rows - 1
+            whole = terminal.top == 0 and terminal.bottom == terminal.rows - 1
+            plain = whole and not terminal.charsets.single
             lines = 2 * terminal.rows + (0 if terminal.alternate else terminal.history.maxlen or 0)
             dropped = backlog.trim(lines) if plain else b""
             if dropped:
                 terminal.pen = bulk.pen_after(terminal.pens, terminal.pen, dropped)
                 terminal.x = 0
                 terminal.last = ""
-                self._partial = b""
             if backlog.size > bulk.TOO_MUCH:
                 self.catch_up()
 

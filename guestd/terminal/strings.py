@@ -98,7 +98,7 @@ class Strings:
     def push(self, which: int) -> None:
         """CSI 22 ; which t: 0 both titles, 1 the icon's, 2 the window's."""
         if which in (0, 1, 2):
-            self.stack.append((which, self.title, self.icon))
+            self.stack.append((which, self.title if which != 1 else None, self.icon if which != 2 else None))
             del self.stack[:-_MOST_TITLES]
 
     def pop(self, which: int) -> None:
@@ -123,6 +123,6 @@ class Strings:
         """One of its titles is taken from an entry; `left` is which it may have left."""
         which, title, icon = self.stack[at]
         if which == 0:
-            self.stack[at] = left, title, icon
+            self.stack[at] = left, title if left != 1 else None, icon if left != 2 else None
         else:
             del self.stack[at]
