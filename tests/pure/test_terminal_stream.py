@@ -1,3 +1,5 @@
+"""The terminal model takes any bytes at any split, in bounded memory; the short cut for bulk output is exact."""
+
 from __future__ import annotations
 
 import tracemalloc
