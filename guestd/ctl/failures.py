@@ -43,6 +43,8 @@ def report(error: errors.GuestdError, *, json: bool) -> int:
         print(json_text.dumps({"event": "error", **error.to_map()}, default=str))
         sys.stdout.flush()
     hint = next((text for kind, text in _NEXT if isinstance(error, kind)), "")
+    if isinstance(error, errors.Conflict) and "another id" in error.message:
+        hint = ""
     if hint and hint.split(" ", 1)[0].strip("`") in error.message:
         hint = ""
     say(f"{error.message}{'; ' if hint else ''}{hint}")
