@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from guestd.process.login import starting
-from guestd.terminal.marks import Marks
+from guestd.terminal.marks import HELD_MAX, Marks
+from tests.support.terminal import cursor, fed, screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -295,6 +296,8 @@ def test_a_long_line_is_told_within_bounds(home: Home, shell: str) -> None:
     text, status, _ = session.run(": " + "ü" * 3000)
     assert re.fullmatch(": ü{1300,1400}", text)
     assert status == 0
+    marks = re.findall(rb"\x1b\]133;C[^\x07]*\x07", session.output)
+    assert max(map(len, marks)) <= HELD_MAX
 
 
 @BOTH
@@ -307,6 +310,7 @@ def test_no_command_is_none(home: Home, shell: str) -> None:
         session.wait_until_idle()
         session.nothing_run("\x03")
     assert session.marks.count == 0
+    assert b"133;D" not in session.output
     assert session.run("echo $?")[0] == "echo $?"
 
 
@@ -559,9 +563,11 @@ def test_a_prompt_command_of_the_users_is_kept_and_sees_the_status(
     home.write(bashrc=f"seen=none\n{setting if early else ''}\n")
     session = home.begun("bash")
     if not early:
-        # The end of a command that takes all prompt commands away cannot be told. The next one's can.
-        session.type(setting + "\r")
-        session.until("133;C.*133;B", len(session.output) - 1)
+        # The end of a command that takes all prompt commands away is told only with the next.
+        since = session.type(setting + "; (exit 9)\r")
+        session.until("133;C.*133;B", since)
+        assert session.run("true")[1] == 0
+        assert session.marks.commands[0].exit == 9
     for status in (3, 0, 5):
         assert session.run(f"(exit {status})")[1] == status
         expected = "none" if kind == "none" else str(status)
@@ -589,10 +595,10 @@ def test_the_prompt_may_change_at_any_time(home: Home, shell: str) -> None:
     session.run("PS1='new> '")
     assert b"new> \x1b]133;B\x07" in session.output
     session.run('PS1="more $PS1"')
-    shown = session.run("echo again")
-    assert shown == ("echo again", 0, "again\n")
+    session.run('PS1="$PS1+"')
+    assert session.run("echo again") == ("echo again", 0, "again\n")
     tail = session.output[session.output.rindex(b"133;A") :]
-    assert b"more new> \x1b]133;B\x07" in tail
+    assert b"more new> +\x1b]133;B\x07" in tail
     assert tail.count(b"133;B") == 1
 
 
@@ -712,21 +718,19 @@ def test_marks_are_where_the_prompt_is_wherever_output_goes(home: Home, shell: s
 
 @BOTH
 def test_the_width_of_the_prompt_is_right(home: Home, shell: str) -> None:
-    """The line editor finds back from the second row to the begin of the line, as it does without marks."""
-    for plain in (True, False):
-        session = home.shell(shell, columns=40, plain=plain)
-        session.until("P\\$ ")
-        session.until("x{9}y", session.type("x" * 50 + "y"))
-        since = session.type("\x01")
-        session.type("z")
-        moves = session.until("(.*?)z", since)[1]
-        column = 3 + 51 - 40
-        for move in re.finditer(rb"\r|\x08|\x1b\[(\d*)([CDA])", moves):
-            by = int(move[1] or 1) if move[2] else 1
-            column = {b"C": column + by, b"D": column - by, b"A": column, None: column - 1}[move[2]]
-            if move[0] == b"\r":
-                column = 0
-        assert column == 3, (plain, moves)
+    """A line of two rows is where it belongs after it was edited at its begin and at its end."""
+    session = home.begun(shell, columns=40)
+    session.until("x{9}y", session.type("x" * 50 + "y"))
+    session.until("z", session.type("\x01z"))
+    since = session.type("\x05w")
+    line = "P$ z" + "x" * 50 + "yw"
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        model = fed(session.output, columns=40, rows=24)
+        if cursor(model) == (16, 1):
+            break
+        session.read(deadline, f"the cursor behind {line!r}, with {session.output[since:]!r}")
+    assert [row.rstrip() for row in screen(model)[:3]] == [line[:40], line[40:], ""]
 
 
 def test_a_prompt_forks_nothing_in_bash(home: Home) -> None:
