@@ -10,8 +10,11 @@ import fcntl
 import os
 import struct
 import termios
-from contextlib import suppress
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
 
 # Not in Python's termios. The numbers are those of x86, arm and riscv.
 _TIOCSPTLCK, _TIOCGPTPEER, _TIOCSIG = 0x40045431, 0x5441, 0x40045436
@@ -113,9 +116,39 @@ def end_of_file(fd: int) -> bytes:
     return b"\x04"
 
 
+def unread(fd: int) -> int:
+    """How much of what was typed waits at the program's end: behind that, no key is looked at."""
+    count = bytearray(4)
+    with suppress(OSError), _programs_end(fd) as end:
+        fcntl.ioctl(end, termios.FIONREAD, count)
+    return int.from_bytes(count, "little")
+
+
+def keeps_typed(fd: int) -> bool:
+    """Does a key that is a signal leave alone what was typed before it?"""
+    try:
+        return bool(termios.tcgetattr(fd)[_LFLAG] & termios.NOFLSH)
+    except termios.error:
+        return False
+
+
+def drop_typed(fd: int) -> None:
+    """Forget what was typed and not read: what is on its way first, then what has arrived."""
+    with suppress(OSError, termios.error), _programs_end(fd) as end:
+        termios.tcflush(fd, termios.TCOFLUSH)
+        termios.tcflush(end, termios.TCIFLUSH)
+
+
 def interrupt(fd: int, number: int) -> None:
-    """Do what that key does, past everything that was typed before it and waits."""
-    if not termios.tcgetattr(fd)[_LFLAG] & termios.NOFLSH:
-        # The kernel drops what waits, as it would have for the key itself.
-        termios.tcflush(fd, termios.TCIOFLUSH)
-    fcntl.ioctl(fd, _TIOCSIG, number)
+    """Send the programs in the foreground a signal, as a key would."""
+    with suppress(OSError):  # it has hung up
+        fcntl.ioctl(fd, _TIOCSIG, number)
+
+
+@contextmanager
+def _programs_end(fd: int) -> Generator[int]:
+    end = fcntl.ioctl(fd, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        yield end
+    finally:
+        os.close(end)

@@ -237,8 +237,8 @@ class ShellView(JobView):
                 terminal.take_role(self, fields.choice("role", ROLES))
                 self._decide_size(terminal)
             case "eof":
-                if terminal.keyboard is not None and self._takes_input:
-                    terminal.keyboard.end_of_file()
+                if terminal.keyboard is not None and self._typist is not None and self._takes_input:
+                    terminal.keyboard.end_of_file(self._typist)
             case _:
                 super().on_event(fields)
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Of all senders together. One channel's window fits, whatever is set.
 _MOST_WAITING = 1024 * 1024
+#: Keys that wait are put together up to here: each by itself would take a hundred times its size.
+_LUMP = 4096
 
 
 class Feed:
@@ -30,6 +32,8 @@ class Feed:
         os.set_blocking(fd, False)
         self._fd: int | None = fd
         self._queue: deque[tuple[memoryview, Callable[[int], None]]] = deque()
+        #: Bytes in the queue.
+        self.waiting = 0
         self._arrived = trio.Event()
         self._finished = False
         #: How many bytes have been accepted, from all who send.
@@ -38,10 +42,6 @@ class Feed:
     @property
     def is_open(self) -> bool:
         return self._fd is not None
-
-    @property
-    def waiting(self) -> int:
-        return sum(len(data) for data, _ in self._queue)
 
     def check_room(self, size: int, offset: int) -> None:
         """LimitReached, where taking so many more from one who is at `offset` would be too much."""
@@ -68,14 +68,24 @@ class Feed:
         if data and not self.is_open:
             consumed(len(data))
         elif data:
-            # The view is of a buffer that the next read overwrites.
-            self._queue.append((memoryview(bytes(data)), consumed))
-            self._arrived.set()
+            self._enqueue(data, consumed)
+
+    def _enqueue(self, data: memoryview, consumed: Callable[[int], None]) -> None:
+        self.waiting += len(data)
+        if self._queue:
+            last, whose = self._queue[-1]
+            if whose == consumed and len(last) + len(data) <= _LUMP:
+                self._queue[-1] = (memoryview(b"".join((last, data))), consumed)
+                return
+        # The view is of a buffer that the next read overwrites.
+        self._queue.append((memoryview(bytes(data)), consumed))
+        self._arrived.set()
 
     def drop_waiting(self) -> None:
         """Give up what waits."""
         while self._queue:
             data, consumed = self._queue.popleft()
+            self.waiting -= len(data)
             consumed(len(data))
 
     async def feed(self) -> None:
@@ -91,13 +101,15 @@ class Feed:
                     continue  # closed after this task was woken, and before it ran
                 data, consumed = self._queue[0]
                 written = self._try(data)
+                self.waiting -= written
                 if written < len(data):
                     if self.is_open:
                         self._queue[0] = (data[written:], consumed)
                 else:
                     self._queue.popleft()
-                consumed(written)
-                self._has_written()
+                if written:
+                    consumed(written)
+                    self._has_written()
                 if not self._queue and self._finished:
                     self.close()
                 await trio.lowlevel.checkpoint()

@@ -8,12 +8,11 @@ at it; and the keys that are signals (Ctrl+C and its like) still get through, pa
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
-from guestd.process.terminal import end_of_file, interrupt, interrupting
+from guestd.process.terminal import drop_typed, end_of_file, interrupt, interrupting, keeps_typed, unread
 from guestd.session.input import Feed, unknown
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 #: People whose place is remembered after they have gone. The one who has been away longest is forgotten first.
 _REMEMBERED = 256
+_LAST_CONTROL, _DELETE = 0x1F, 0x7F
 
 
 class Typist:
@@ -37,8 +37,8 @@ class Keyboard(Feed):
         super().__init__(fd)
         self._told = told
         self._typists: OrderedDict[str, Typist] = OrderedDict()
-        #: Since when something waits, by Trio's clock.
-        self.blocked_since: float | None = None
+        # Since when nothing of what waits was read, by Trio's clock.
+        self._stuck_since: float | None = None
 
     def typist(self, name: str | None) -> Typist:
         """The one of that name, as they left; somebody new where there is none."""
@@ -55,52 +55,74 @@ class Keyboard(Feed):
         data = unknown(data, offset, typist.offset, consumed)
         if not data:
             return
+        signals = self._signals(data)
+        if signals:
+            self._interrupt(typist, data, signals, consumed)
+            return
         if self._queue:
-            past = self._interrupt(data)
-            if past:
-                consumed(past)
-                typist.offset += past
-                self.offset += past
-                data = data[past:]
-            if not data:
-                return
             self.check_room(len(data), typist.offset)
         typist.offset += len(data)
         self.put(data, consumed)
 
     def put(self, data: memoryview, consumed: Callable[[int], None]) -> None:
         super().put(data, consumed)
-        if self._queue and self.blocked_since is None:
-            self.blocked_since = trio.current_time()
+        if self._queue and self._stuck_since is None:
+            self._stuck_since = trio.current_time()
             self._told(True)
 
-    def end_of_file(self) -> None:
+    def end_of_file(self, typist: Typist) -> None:
         """Type what means the end of the input there."""
         if self._fd is not None:
+            self.check_room(1, typist.offset)
             self.put(memoryview(end_of_file(self._fd)), _nothing)
 
-    def _interrupt(self, data: memoryview) -> int:
-        """Do what the last key in `data` that is a signal does; how many bytes that settles."""
+    @property
+    def stuck_for(self) -> float | None:
+        """How long nothing of what waits has been read; None when nothing waits."""
+        return None if self._stuck_since is None else trio.current_time() - self._stuck_since
+
+    def _signals(self, data: memoryview) -> list[int]:
+        """Where in `data` keys are that are signals and would not get through by themselves."""
+        # Nearly everything typed is no control character; nobody makes a letter interrupt.
+        if self._fd is None or (not self._queue and min(data) > _LAST_CONTROL and _DELETE not in bytes(data)):
+            return []
+        keys = interrupting(self._fd)
+        found = [at for at, each in enumerate(data) if each in keys]
+        return found if found and (self._queue or unread(self._fd)) else []
+
+    def _interrupt(
+        self, typist: Typist, data: memoryview, signals: list[int], consumed: Callable[[int], None]
+    ) -> None:
+        """Let the last of these keys through, past all that waits here and in the kernel."""
         assert self._fd is not None
-        signals = interrupting(self._fd)
-        for at in range(len(data) - 1, -1, -1):
-            number = signals.get(data[at])
-            if number is not None:
-                # As the terminal does it: what was typed before is dropped.
-                self.drop_waiting()
-                self._flowing()
-                with suppress(OSError):  # it has hung up meanwhile
-                    interrupt(self._fd, number)
-                return at + 1
-        return 0
+        if keeps_typed(self._fd):
+            # Signals, and the rest as if they had not been there.
+            self.check_room(len(data), typist.offset)
+            keys = interrupting(self._fd)
+            for at in signals:
+                interrupt(self._fd, keys[data[at]])
+            rest = bytes(each for at, each in enumerate(data) if at not in signals)
+            consumed(len(signals))
+        else:
+            # As the terminal does it: what was typed before is dropped.
+            self.drop_waiting()
+            self._flowing()
+            drop_typed(self._fd)
+            consumed(signals[-1])
+            rest = bytes(data[signals[-1] :])
+        typist.offset += len(data)
+        self.offset += len(data) - len(rest)
+        self.put(memoryview(rest), consumed)
 
     def _has_written(self) -> None:
-        if not self._queue:
-            self._flowing()
+        self._flowing()
+        if self._queue:
+            self._stuck_since = trio.current_time()
+            self._told(True)
 
     def _flowing(self) -> None:
-        if self.blocked_since is not None:
-            self.blocked_since = None
+        if self._stuck_since is not None:
+            self._stuck_since = None
             self._told(False)
 
 

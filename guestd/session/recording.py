@@ -65,6 +65,8 @@ class Recording:
         os.set_blocking(fd, False)
         self.at_end = False
         self._pumped = False
+        # Where it ended, once it is forgotten: whoever was still reading is told of a gap up to there.
+        self._forgotten = 0
 
     # --------------------------------------------------------------------------------- what is kept
 
@@ -76,12 +78,12 @@ class Recording:
     def start(self) -> int:
         """The oldest byte that can still be had."""
         if self._memory is None:
-            return 0
+            return self._forgotten
         return 0 if self.spool is not None else self._memory.tape.start
 
     @property
     def end(self) -> int:
-        return 0 if self._memory is None else self._memory.tape.end + len(self._tail)
+        return self._forgotten if self._memory is None else self._memory.tape.end + len(self._tail)
 
     @property
     def is_open(self) -> bool:
@@ -96,7 +98,7 @@ class Recording:
     def read(self, offset: int, most: int) -> Piece:
         """What is there from `offset` on; a later offset in the piece means that the bytes between are gone."""
         if self._memory is None:
-            return Piece(offset, _NOTHING)
+            return Piece(max(offset, self._forgotten), _NOTHING)
         tape = self._memory.tape
         if self.spool is not None and offset < min(tape.start, self.spool.end):
             return self.spool.read(offset, most)
@@ -165,7 +167,7 @@ class Recording:
         """End the recording at `end`, up to where bytes have been written: at once, if it is a holder's pace
         that they wait for. What a pipe holds is little, and nobody else is to wait for that holder.
         """
-        if self._memory is None or self._room_now():
+        if not self._has_no_room:
             return
         rest = bytearray()
         with suppress(OSError):
@@ -178,6 +180,10 @@ class Recording:
         self.stop_recording()
         for viewer in self._viewers:
             viewer.news()
+
+    @property
+    def _has_no_room(self) -> bool:
+        return self._memory is not None and not self._room_now()
 
     def stop_recording(self) -> None:
         """The tape ends here. What still comes is read and thrown away, so that its writer does not die of
@@ -207,6 +213,7 @@ class Recording:
         if not (read_on and self._pumped):
             self._end()
         if self._memory is not None:
+            self._forgotten = self.end
             self._memory.close()
             self._memory = None
         if self.spool is not None:

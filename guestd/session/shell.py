@@ -105,7 +105,7 @@ class Shell:
         if request.lifetime:
             _watch_lifetime(ref(job), request.lifetime, around)
         if request.idle_timeout:
-            _watch_idleness(job, request.idle_timeout, around)
+            _watch_idleness(ref(job), request.idle_timeout, around)
         return job
 
     def _plan(self, job: ShellJob, mark: str, request: ShellRequest, identity: Identity) -> Plan:
@@ -185,18 +185,19 @@ def _watch_lifetime(job: ref[ShellJob], limit: float, around: Surroundings) -> N
     around.timers.after(limit, look)
 
 
-def _watch_idleness(job: ShellJob, limit: float, around: Surroundings) -> None:
+def _watch_idleness(job: ref[ShellJob], limit: float, around: Surroundings) -> None:
     """End it when nobody is attached, nothing was typed and nothing shown for so long."""
 
     def look() -> None:
-        terminal = job.terminal
-        if job.result is not None or terminal is None:
+        found = job()
+        if found is None or found.result is not None or found.terminal is None:
             return
+        terminal = found.terminal
         if terminal.seats:
             terminal.last_activity = around.clock()[1]
         left = terminal.last_activity + limit - around.clock()[1]
         if left <= 0:
-            job.end(EndedBy.IDLE)
+            found.end(EndedBy.IDLE)
         else:
             around.timers.after(left, look)
 

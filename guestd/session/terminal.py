@@ -148,6 +148,7 @@ class Terminal:
     def leave(self, seat: Seat) -> None:
         if seat in self.seats:
             self.seats.remove(seat)
+            self.last_activity = self._clock()[1]
 
     def _dethrone(self, new: Seat) -> None:
         for seat in self.seats:
@@ -163,9 +164,7 @@ class Terminal:
         if size == self.size:
             return
         self.size = size
-        if self.recording.is_open:
-            with suppress(OSError):  # it has hung up in this moment
-                set_size(self.recording.master, size)
+        self._show_size(size)
         if self.screen is not None:
             self.screen.resized(size)
         for seat in list(self.seats):
@@ -173,21 +172,26 @@ class Terminal:
                 seat.size_changed(size)
 
     def redraw(self) -> None:
-        """Have the program draw its screen anew, by showing it another size for a moment."""
-        size, other = self.size, self.size._replace(rows=self.size.rows - 1 or 2)
+        """Have the program draw its screen anew, by showing it another size for a moment. The screen's own stays as it
+        is, and nobody is told.
+        """
         if not self.recording.is_open or self._redrawing:
             return
 
         def back() -> None:
             self._redrawing = False
-            if self.size == other:
-                self.resize(size)
+            self._show_size(self.size)
 
         self._redrawing = True
-        self.resize(other)
+        self._show_size(self.size._replace(rows=self.size.rows - 1 or 2))
         self._timers.after(_REDRAW_AFTER, back)
 
     _redrawing = False
+
+    def _show_size(self, size: Size) -> None:
+        if self.recording.is_open:
+            with suppress(OSError):  # it has hung up in this moment
+                set_size(self.recording.master, size)
 
     def known(self, size: Size) -> Size:
         """What is meant by a size of which one half is 0: whoever says so does not know it."""
@@ -196,18 +200,26 @@ class Terminal:
     # --------------------------------------------------------------------------------------- input
 
     def input_blocked(self, blocked: bool) -> None:  # noqa: FBT001  told by the keyboard, as a callable
-        """The program has stopped reading what is typed, or reads again."""
-        if blocked:
-            self._timers.after(_BLOCKED_AFTER, self._tell_blocked)
-        elif self._told_blocked:
-            self._told_blocked = False
-            self._tell_input()
+        """What is typed waits for the program, or some of it was read."""
+        if not blocked:
+            if self._told_blocked:
+                self._told_blocked = False
+                self._tell_input()
+        elif not self._watches_input:
+            self._watches_input = True
+            self._timers.after(_BLOCKED_AFTER, self._look_at_input)
 
-    _told_blocked = False
+    _told_blocked = _watches_input = False
 
-    def _tell_blocked(self) -> None:
-        keyboard = self.keyboard
-        if keyboard is not None and keyboard.blocked_since is not None and not self._told_blocked:
+    def _look_at_input(self) -> None:
+        self._watches_input = False
+        stuck_for = None if self.keyboard is None else self.keyboard.stuck_for
+        if stuck_for is None or self._told_blocked:
+            return
+        if stuck_for < _BLOCKED_AFTER:
+            self._watches_input = True
+            self._timers.after(_BLOCKED_AFTER - stuck_for, self._look_at_input)
+        else:
             self._told_blocked = True
             self._tell_input()
 
