@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 _TIMEOUT = 30.0
 
 
-def dialer(options: argparse.Namespace) -> Callable[[], AbstractAsyncContextManager[Client]]:
-    """What connects to the guest, each time it is called."""
-    return partial(connect, parse_address(options.to), _token(options.token_file), timeout=_TIMEOUT)
+def dialer(
+    options: argparse.Namespace, *, heartbeat: float = 30.0
+) -> Callable[[], AbstractAsyncContextManager[Client]]:
+    """What connects to the guest, each time it is called. A guest that is silent for twice `heartbeat` is gone."""
+    return partial(
+        connect, parse_address(options.to), _token(options.token_file), timeout=_TIMEOUT, heartbeat=heartbeat
+    )
 
 
 def _token(path: str | None) -> str | None:

@@ -55,7 +55,7 @@ class Guardian:
             self._pid = os.posix_spawn(  # noqa: TID251
                 sys.executable,
                 [sys.executable, "-I", "-S", "-c", _PROGRAM, *words],
-                {},
+                os.environ,
                 file_actions=actions,
                 setpgroup=0,
                 setsigmask=[getattr(signal, f"SIG{name}") for name in _BLOCKED],

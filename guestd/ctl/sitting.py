@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Typed without a connection. A line or two are worth keeping; more would be typed blindly.
 KEPT_MAX = 4096
+#: A person who types at a connection that is dead without a word is not to wonder for long.
+_HEARTBEAT = 10.0
 #: Typed, and not taken yet. When so much waits, no more is read from the terminal.
 _WAITING_MAX = 64 * 1024
 _PIECE = 16 * 1024
@@ -101,12 +103,12 @@ class Sitting:
 
     async def run(self) -> int:
         """Sit there until the shell ends, or somebody leaves. Returns the exit status."""
-        status = FAILED_STATUS
+        status, dial = FAILED_STATUS, dialer(self._options, heartbeat=_HEARTBEAT)
         try:
             with self._left, trio.open_signal_receiver(*_SIGNALS) as signals:
                 async with background() as tasks:
                     tasks.start_soon(self._heed, signals)
-                    async with stay(dialer(self._options), self._request, notice=self._notice) as shell:
+                    async with stay(dial, self._request, notice=self._notice) as shell:
                         status = await self._sit(shell)
         except (OSError, termios.error):
             # Our own terminal is gone; nothing else here raises one.

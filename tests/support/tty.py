@@ -64,7 +64,16 @@ class Tty:
     # -- the person --
 
     def type(self, keys: bytes | str) -> None:
-        os.write(self.master, keys.encode() if isinstance(keys, str) else keys)
+        """As fast as they are taken; what is shown meanwhile is read."""
+        rest = keys.encode() if isinstance(keys, str) else keys
+        while rest:
+            readable, writable, _ = select.select([self.master], [self.master], [], PATIENCE)
+            if readable:
+                self._read()
+            elif writable:
+                rest = rest[os.write(self.master, rest[:1024]) :]
+            else:
+                raise AssertionError(f"{len(rest)} keys are not taken; last: {self.rest_of_it[-2000:]!r}")
 
     def resize(self, columns: int, rows: int, width: int = 0, height: int = 0) -> None:
         """The kernel says so to the program, by SIGWINCH."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -309,6 +310,20 @@ def test_a_window_that_is_dragged_about_ends_at_its_last_size(server: Server) ->
         end(server, "dragged")
 
 
+def test_who_is_not_the_owner_sees_a_new_size_drawn_anew(server: Server) -> None:
+    """What the program had drawn for the old size stayed beside what it drew for the new."""
+    with (
+        shell(server.address, "resized") as owner,
+        sitting(server.address, "shell", "resized", "--read-only") as watcher,
+    ):
+        watcher.wait_for(rb"\x1b\[\?2026h.*" + PROMPT[:-1])
+        owner.resize(70, 20)
+        watcher.wait_for(rb"\x1b\[\?2026h.*" + PROMPT[:-1])
+        assert watcher.process.poll() is None
+        owner.type("exit\r")
+        assert (owner.end(), watcher.end()) == (0, 0)
+
+
 # ------------------------------------------------------------------------------------------------------ more than one
 
 
@@ -527,6 +542,32 @@ def test_a_guest_that_was_started_anew_has_no_such_shell_and_that_is_final(tmp_p
         end(old, "before")
 
 
+# ----------------------------------------------------------------------------------------------- much that is typed
+
+
+def test_a_paste_of_a_megabyte_arrives_whole(server: Server) -> None:
+    program = "stty raw -echo; echo ready; head -c 1000000 | md5sum; stty sane"
+    text = b"".join(b"%d bottles of beer\r" % number for number in range(60_000))[:1_000_000]
+    with sitting(server.address, "exec", "-it", program) as tty:
+        tty.wait_for(rb"ready")
+        tty.type(text)
+        tty.wait_for(hashlib.md5(text).hexdigest())
+        assert tty.end() == 0
+
+
+def test_a_program_that_does_not_read_is_told_of_and_can_be_left(server: Server) -> None:
+    with sitting(
+        server.address, "exec", "--it", "--id", "deaf", "stty raw -echo; echo ready; exec sleep 1000"
+    ) as tty:
+        tty.wait_for(rb"ready")
+        tty.type(b"x" * 20_000)
+        tty.wait_for(rb"the program does not read what is typed; \d+ bytes wait for it")
+        tty.type(LEAVE)
+        assert tty.end() == 0
+        assert tty.is_as_it_was
+        end(server, "deaf")
+
+
 # --------------------------------------------------------------------------------------------------------------- exec
 
 
@@ -710,9 +751,21 @@ def test_a_recording_plays_what_was_shown(server: Server, tmp_path: Path) -> Non
     assert times == sorted(times)
     assert "old é" in "".join(text for at, kind, text in events if kind == "o" and at == 0)
     assert [text for _, kind, text in events if kind == "r"] == ["90x25"]
+    assert times[-1] > 0
     again = guestctl(server.address, "record", "filmed", str(cast))
     assert again.returncode == 125
     assert b"is there already" in again.stderr
+    with (
+        shell(server.address, "cut"),
+        subprocess.Popen(
+            command("record", "cut", "-"), env=environment(GUESTD_TO=server.address), stdout=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["version"] == 2
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    end(server, "cut")
     piped = guestctl(server.address, "record", "filmed", "-")
     assert piped.returncode == 0
     assert json.loads(piped.stdout.splitlines()[0])["version"] == 2
