@@ -181,7 +181,7 @@ class Shells(Section):
     )  # fmt: skip
     login: bool = _key("The user's shell is a login shell.", Boolean(), default=True)
     integration: bool = _key(
-        "bash and zsh mark each command that is typed, so that it has an entry with its output and its status.",
+        "bash (5.1 and later) and zsh mark each command line, so that it has an entry with its output and its status.",
         Boolean(), default=True,
     )  # fmt: skip
 

@@ -133,6 +133,9 @@ class Tree:
         if grace > 0:
             members = self._targets(first_only=first_only)
             hit(members, first_signal)
+            if first_signal != FIRST_SIGNAL:
+                # What the first process was told, others may have been started to ignore (nohup).
+                hit([member for member in members if member.pid != self._pid], FIRST_SIGNAL)
             # A stopped process does not act on a signal before it continues.
             hit(members, signal.SIGCONT)
             with patience or trio.CancelScope() as waiting:

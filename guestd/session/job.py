@@ -258,9 +258,7 @@ class Job:
 
     async def end_left(self, grace: float) -> Ending | None:
         """End what a finished job left running."""
-        if self._tree is None:
-            return None
-        return await self._tree.end(grace=grace, first_signal=self.terms.first_signal)
+        return None if self._tree is None else await self._tree.end(grace=grace)
 
     def close(self, *, read_on: bool = False) -> None:
         """Forget it: nothing of it can be read any more."""
