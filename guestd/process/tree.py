@@ -121,13 +121,14 @@ class Tree:
         """SIGTERM (or another), grace, SIGKILL. Comes back when all have gone, or when the rest cannot be reached.
         Cancelling `patience` shortens the grace.
         """
-        met: dict[Member, None] = {}
+        # By what makes it the same process: its name changes when it executes another program.
+        met: dict[tuple[int, int], Member] = {}
 
         def hit(members: list[Member], number: int) -> None:
             for member in members:
                 # Also whom the signal comes too late for: what ended since the list was made ended of this. The kernel
                 # itself ends stopped processes when those are gone who could continue them.
-                met[member] = None
+                met.setdefault((member.pid, member.started), member)
                 send(member, number)
 
         if grace > 0:
@@ -164,7 +165,7 @@ class Tree:
             with trio.move_on_after(_LOOK_AGAIN):
                 await _gone(members)
         unreached = self._targets(first_only=first_only)
-        return Ending([member for member in met if not same(member)], unreached)
+        return Ending([member for member in met.values() if not same(member)], unreached)
 
     def _appearing(self) -> list[Member]:
         """Who has lost its parent, and lives. A program whose every process forks the next one and ends is never there
