@@ -162,9 +162,12 @@ class TerminalModel:
                         row.text = shown.ljust(x, BLANK) + run
                     pen, pens = terminal.pen, row.pens
                     if pen:
-                        row.pens = pens[:x].ljust(x, BLANK) + chr(pen) * len(run) + pens[end:]
+                        if len(pens) == x:
+                            row.pens = pens + chr(pen) * (end - x)
+                        else:
+                            row.pens = pens[:x].ljust(x, BLANK) + chr(pen) * (end - x) + pens[end:]
                     elif len(pens) > x:
-                        row.pens = pens[:x] + BLANK * len(run) + pens[end:]
+                        row.pens = pens[:x] + BLANK * (end - x) + pens[end:]
                     terminal.x = end
             if csi:
                 pen = steps.get((terminal.pen, csi))

@@ -107,6 +107,13 @@ def test_a_sequence_that_has_begun_is_completed_by_what_follows(
     assert differences(model.state(), other.state()) == {}
 
 
+def test_a_background_does_not_spread_over_a_row_that_a_wrap_scrolled_in() -> None:
+    model = fed("1\r\n2\r\n3\r\n" + "x" * 20 + "\x1b[44my\x1b[0m\x1b[K", history=9)
+    other = restored(model)
+    assert differences(model.state(), other.state()) == {}
+    assert len(other.state()["main"][-1][1]) == 1
+
+
 def test_a_string_too_long_to_keep_is_not_told_in_part() -> None:
     assert b"AAAA" not in fed(b"\x1b]52;c;" + b"A" * 9000).restore()
 
