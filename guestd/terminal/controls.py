@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from guestd.terminal import editing
 from guestd.terminal.cells import BLANK, Row
 from guestd.terminal.charsets import KNOWN
 from guestd.terminal.pens import PROTECTED
@@ -118,138 +119,6 @@ def _save(t: Terminal, _p: Parameters) -> None:
 
 def _recall(t: Terminal, _p: Parameters) -> None:
     t.recall()
-
-
-# -------------------------------------------------------------------------------------- erasing and shifting
-
-
-def _erase_line(t: Terminal, p: Parameters) -> None:
-    row, columns = t.lines[t.y], t.columns
-    if p[0] == 0:
-        row.erase(t.x, columns, columns, t.blank)
-        if t.x == 0:
-            row.wrapped = False
-    elif p[0] == 1:
-        row.erase(0, t.x + 1, columns, t.blank)
-    elif p[0] == 2:
-        row.erase(0, columns, columns, t.blank)
-        row.wrapped = False
-
-
-def _erase_screen(t: Terminal, p: Parameters) -> None:
-    lines, columns = t.lines, t.columns
-    if p[0] == 0:
-        _erase_line(t, p)
-        for y in range(t.y + 1, t.rows):
-            lines[y] = t.blank_row()
-    elif p[0] == 1:
-        _erase_line(t, p)
-        lines[t.y].wrapped = False
-        if t.x + 1 >= columns and t.y + 1 < t.rows:
-            lines[t.y + 1].wrapped = False
-        for y in range(t.y):
-            lines[y] = t.blank_row()
-    elif p[0] == 2:
-        for y in range(t.rows):
-            lines[y] = t.blank_row()
-    elif p[0] == 3 and not t.alternate:
-        t.history.clear()
-
-
-def _erase_unprotected(t: Terminal, row: Row, start: int, end: int) -> None:
-    blank, kept = t.blank, t.pens
-    for x in range(start, min(end, max(len(row.text), start))):
-        pen = row.pens[x : x + 1]
-        if not (pen and kept.look(ord(pen)).flags & PROTECTED):
-            row.erase(x, x + 1, t.columns + 1, blank)
-    if blank != BLANK and end > len(row.text):
-        row.erase(max(len(row.text), start), end, t.columns, blank)
-
-
-def _erase_line_selectively(t: Terminal, p: Parameters) -> None:
-    start = t.x if p[0] == 0 else 0
-    end = t.x + 1 if p[0] == 1 else t.columns
-    if p[0] <= 2:
-        row = t.lines[t.y]
-        _erase_unprotected(t, row, start, min(end, t.columns))
-        if p[0] == 2 or (p[0] == 0 and t.x == 0):
-            row.wrapped = False
-
-
-def _erase_screen_selectively(t: Terminal, p: Parameters) -> None:
-    if p[0] <= 2:
-        _erase_line_selectively(t, p)
-        if p[0] == 1:
-            t.lines[t.y].wrapped = False
-            if t.x + 1 >= t.columns and t.y + 1 < t.rows:
-                t.lines[t.y + 1].wrapped = False
-        first = t.y + 1 if p[0] == 0 else 0
-        last = t.y if p[0] == 1 else t.rows
-        for row in t.lines[first:last]:
-            _erase_unprotected(t, row, 0, t.columns)
-            row.wrapped = False
-
-
-def _erase_characters(t: Terminal, p: Parameters) -> None:
-    t.settle()
-    t.lines[t.y].erase(t.x, t.x + _count(p), t.columns, t.blank)
-
-
-def _insert_characters(t: Terminal, p: Parameters) -> None:
-    t.settle()
-    t.lines[t.y].insert(t.x, _count(p), t.columns, t.blank)
-
-
-def _delete_characters(t: Terminal, p: Parameters) -> None:
-    t.settle()
-    t.lines[t.y].delete(t.x, _count(p), t.columns, t.blank)
-
-
-def _insert_lines(t: Terminal, p: Parameters) -> None:
-    t.settle()
-    if t.within:
-        t.move_rows(t.y, _count(p), down=True)
-        t.x = 0
-
-
-def _delete_lines(t: Terminal, p: Parameters) -> None:
-    t.settle()
-    if t.within:
-        t.move_rows(t.y, _count(p), down=False)
-        t.x = 0
-
-
-def _scroll_up(t: Terminal, p: Parameters) -> None:
-    t.move_rows(t.top, _count(p), down=False)
-
-
-def _scroll_down(t: Terminal, p: Parameters) -> None:
-    t.move_rows(t.top, _count(p), down=True, blank=False)
-
-
-def _in_region(t: Terminal, x: int, count: int, *, insert: bool) -> None:
-    if t.within:
-        blank = t.blank
-        for row in t.lines[t.top : t.bottom + 1]:
-            (row.insert if insert else row.delete)(x, count, t.columns, blank)
-            row.wrapped = False
-
-
-def _scroll_left(t: Terminal, p: Parameters) -> None:
-    _in_region(t, 0, _count(p), insert=False)
-
-
-def _scroll_right(t: Terminal, p: Parameters) -> None:
-    _in_region(t, 0, _count(p), insert=True)
-
-
-def _insert_columns(t: Terminal, p: Parameters) -> None:
-    # Beyond the edge is the left edge again: xterm.js has it so, and nobody else has a say.
-    _in_region(t, t.x % t.columns, _count(p), insert=True)
-
-
-def _delete_columns(t: Terminal, p: Parameters) -> None:
-    _in_region(t, t.x % t.columns, _count(p), insert=False)
 
 
 def _repeat(t: Terminal, p: Parameters) -> None:
@@ -381,10 +250,10 @@ def _keyboard_pop(t: Terminal, p: Parameters) -> None:
 
 
 CSI: Final[dict[str, Control]] = {
-    "@": _insert_characters,
-    " @": _scroll_left,
+    "@": editing.insert_characters,
+    " @": editing.scroll_left,
     "A": _up,
-    " A": _scroll_right,
+    " A": editing.scroll_right,
     "B": _down,
     "C": _right,
     "D": _left,
@@ -393,16 +262,16 @@ CSI: Final[dict[str, Control]] = {
     "G": _column,
     "H": _place,
     "I": _tab_forward,
-    "J": _erase_screen,
-    "?J": _erase_screen_selectively,
-    "K": _erase_line,
-    "?K": _erase_line_selectively,
-    "L": _insert_lines,
-    "M": _delete_lines,
-    "P": _delete_characters,
-    "S": _scroll_up,
-    "T": _scroll_down,
-    "X": _erase_characters,
+    "J": editing.erase_screen,
+    "?J": editing.erase_screen_selectively,
+    "K": editing.erase_line,
+    "?K": editing.erase_line_selectively,
+    "L": editing.insert_lines,
+    "M": editing.delete_lines,
+    "P": editing.delete_characters,
+    "S": editing.scroll_up,
+    "T": editing.scroll_down,
+    "X": editing.erase_characters,
     "Z": _tab_back,
     "`": _column,
     "a": _right,
@@ -426,8 +295,8 @@ CSI: Final[dict[str, Control]] = {
     ">u": _keyboard_push,
     "<u": _keyboard_pop,
     ">m": _key_option,
-    "'}": _insert_columns,
-    "'~": _delete_columns,
+    "'}": editing.insert_columns,
+    "'~": editing.delete_columns,
 }
 
 

@@ -133,7 +133,7 @@ class TerminalModel:
                 self._pending = ""
             text = self._skim(text) if skim else self._run(text)
 
-    def _run(self, text: str) -> str:  # noqa: C901, PLR0912  the one hot loop: a call for each part would cost more than the part
+    def _run(self, text: str) -> str:  # noqa: C901, PLR0912, PLR0915  the one hot loop: a call for each part would cost more than the part
         """Do what a text says. Returns what is still to be read, when it has to be read again."""
         terminal = self._terminal
         steps = terminal.pens.steps
