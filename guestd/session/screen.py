@@ -155,6 +155,9 @@ class Screen:
                 else:
                     with trio.CancelScope() as self._rested:
                         await trio.sleep(max(_REST, _REST_PER_TURN * (perf_counter() - begun)))
+            if self._model is not None:
+                # What it has put off: half a megabyte that would otherwise stay until somebody comes.
+                self._model.catch_up()
         except Exception:  # noqa: BLE001  see _has_failed
             self._has_failed()
         finally:
