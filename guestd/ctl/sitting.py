@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 KEPT_MAX = 4096
 #: A person who types at a connection that is dead without a word is not to wonder for long.
 _HEARTBEAT = 10.0
-#: Typed, and not taken yet. When so much waits, no more is read from the terminal.
-_WAITING_MAX = 64 * 1024
+#: Pasted, and not taken yet. It is read all the same, because the key that leaves may be behind it; up to this much.
+_WAITING_MAX = 16 * 1024 * 1024
 _PIECE = 16 * 1024
 #: A window that is dragged says its size many times a second; programs that draw need not hear of each.
 _RESIZE_PAUSE = 0.05
@@ -156,8 +156,11 @@ class Sitting:
         self._farewell = farewell or f"[detached; {self._again} resumes]"
         unsent = keys.count(self._kept)
         if unsent:
+            number = f"{unsent} key{'s' if unsent > 1 else ''}"
+            self._farewell += f"\n[{number} typed without a connection were not sent]"
+        elif self._waiting:
             self._farewell += (
-                f"\n[{unsent} key{'s' if unsent > 1 else ''} typed without a connection were not sent]"
+                f"\n[the last {len(self._waiting)} bytes that were typed were not taken, and not sent]"
             )
         self._left.cancel()
 

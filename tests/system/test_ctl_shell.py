@@ -560,11 +560,13 @@ def test_a_program_that_does_not_read_is_told_of_and_can_be_left(server: Server)
         server.address, "exec", "--it", "--id", "deaf", "stty raw -echo; echo ready; exec sleep 1000"
     ) as tty:
         tty.wait_for(rb"ready")
-        tty.type(b"x" * 20_000)
+        # More than fits on the way; the key that leaves is found behind it.
+        tty.type(b"x" * 1_000_000)
         tty.wait_for(rb"the program does not read what is typed; \d+ bytes wait for it")
         tty.type(LEAVE)
         assert tty.end() == 0
         assert tty.is_as_it_was
+        tty.wait_for(rb"\[the last \d+ bytes that were typed were not taken, and not sent\]")
         end(server, "deaf")
 
 
