@@ -58,9 +58,11 @@ class View:
     def close(self) -> None:
         self._peer.close()
 
-    def picture(self) -> tuple[dict[str, Any], bytes]:
-        """The restore with which it begins, and what was said about it."""
+    def picture(self) -> tuple[dict[str, Any], bytes] | None:
+        """The restore with which it begins, and what was said about it. None: the shell had shown nothing yet."""
         while not self.call.events or self.call.events[-1]["event"] != "restore":
+            if self.call.output[TERMINAL]:
+                return None
             self.call.step()
         said = self.call.events[-1]
         while self.call.picture_left:
@@ -84,7 +86,7 @@ class View:
             assert got.kind is not Kind.END, f"the shell ended: {got.fields}"
 
     def take(self, upto: int | None = None) -> bytes:
-        """What is here, or all up to an offset."""
+        """All that is here and was not taken yet, or all up to an offset."""
         while upto is not None and self.end < upto:
             self.more()
         begun, self.at = self.at, self.end if upto is None else upto
@@ -131,7 +133,8 @@ class Visitor(Person):
         if self._chance.random() < IN_BETWEEN:
             self.come_back(self.size)
             return b""
-        self._view.more()
+        if self._view.at == self._view.end:
+            self._view.more()
         return self._view.take()
 
     def resize(self, columns: int, rows: int) -> None:
@@ -148,7 +151,12 @@ class Visitor(Person):
         self._view = View(self._server, size=_size(size), **self._fields)
         arrived = self._view.call.accepted()["input"]["offset"]
         self._view.call.data(arrived, bytes(self._typed[arrived:]))
-        said, picture = self._view.picture()
+        found = self._view.picture()
+        if found is None:
+            self.screen.dispose()
+            self.screen = self._new_screen(SCROLLBACK)
+            return
+        said, picture = found
         assert (said["columns"], said["rows"], said["exact"]) == (*size, True)
         self.screen.feed(picture)
         assert self.screen.replies() == b"", "a restore made the terminal answer"

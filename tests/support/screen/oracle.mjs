@@ -119,6 +119,13 @@ class Watched {
       this.links.set(id, link.uri);
       return id;
     };
+    // In origin mode xterm.js takes a row of the screen for one of the scroll region when the cursor is moved by some rows.
+    input._moveCursor = (x, y) => {
+      input._restrictCursor();
+      const buffer = core._bufferService.buffer;
+      const top = coreService.decPrivateModes.origin ? buffer.scrollTop : 0;
+      input._setCursor(buffer.x + x, buffer.y + y - top);
+    };
     // A tab stop that is set where a wrap is pending is one of the last column; xterm.js sets it beyond.
     const setTab = input.tabSet;
     input.tabSet = () => {
@@ -157,20 +164,24 @@ class Watched {
   }
 
   // Made narrower, xterm.js keeps what no longer fits on the alternate screen and shows it again when it is made wider.
-  // Others cut it off, as programs expect.
+  // Others cut it off, as programs expect. Of a wide character that is cut in two nothing stays. An alternate screen that
+  // was never shown keeps the room that it had: too little, or a scrollback.
   resize(columns, rows) {
-    const { normal, alt: buffer } = this.core._bufferService.buffers;
-    for (const one of [normal, buffer]) if (one.saved) one.savedY = one.ybase + one.saved.y;
+    const { normal, alt } = this.core._bufferService.buffers;
+    for (const one of [normal, alt]) if (one.saved) one.savedY = one.ybase + one.saved.y;
     this.terminal.resize(columns, rows);
-    // The row of a saved cursor goes with its text.
-    for (const one of [normal, buffer]) {
+    if (alt.lines.length === 0) alt.lines.maxLength = rows;
+    for (const one of [normal, alt]) {
+      // The row of a saved cursor goes with its text.
       one.savedX = Math.min(one.savedX, columns - 1);
       if (one.saved) one.saved.y = Math.min(Math.max(one.savedY - one.ybase, 0), rows - 1);
+      const blank = one.getNullCell();
+      for (let y = 0; y < one.lines.length; y++) {
+        const line = one.lines.get(y);
+        if (line.length > columns) line.resize(columns, blank);
+        if (line.getWidth(columns - 1) === 2) line.setCell(columns - 1, blank);
+      }
     }
-    // And an alternate screen that was never shown keeps the room that it had: too little, or a scrollback.
-    if (buffer.lines.length === 0) buffer.lines.maxLength = rows;
-    const blank = buffer.getNullCell();
-    for (let y = 0; y < buffer.lines.length; y++) if (buffer.lines.get(y).length > columns) buffer.lines.get(y).resize(columns, blank);
   }
 
   // What is no UTF-8 becomes a replacement character, one for each part that could have begun one. xterm.js drops it.

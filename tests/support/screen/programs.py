@@ -126,7 +126,7 @@ def less(person: Person) -> Generator[None]:
     person.run("less -R colours.txt", "colour 0")
     yield
     person.type("   ")
-    person.wait("colour 6[0-9]")
+    person.wait("^:", gone="colour [0-9] ")
     yield
     person.type("/colour 15\r")
     person.wait("^colour 15")
@@ -337,8 +337,9 @@ def zsh(person: Person) -> Generator[None]:
     person.type("\t\t")
     person.wait("ls folder-")
     yield
-    person.type("\x03\x15\x0b")
-    person.wait(gone="folder-alpha")
+    # The first of them takes what is marked in the menu.
+    person.type("\r\r")
+    person.wait("^file.txt")
     person.type("echo -n un''finished\r")
     person.wait("^unfinished")
     yield

@@ -3,6 +3,9 @@
 A recording is a file of JSON lines under captures/, compressed with xz: first `{"columns", "rows"}`, then an array of
 two each: `["o", text]` for output (a byte is the character of its number, as a terminal's bytes need not be UTF-8),
 and `["r", [columns, rows]]` for a new size.
+
+Those named `tui_` are of harnesses from npm, up to where they want an account, and were played by hand;
+`record.py` plays the others.
 """
 
 from __future__ import annotations
