@@ -7,15 +7,19 @@ is waited for by what it shows, never by time.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from tests.support.screen.install import node, packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from tests.support.screen.person import Person
 
 Play: TypeAlias = "Callable[[Person], Generator[None]]"
+
+HARNESS = Path(__file__).resolve().parent / "harness.mjs"
 
 STORY = '''\
 """A module to look at: comments, numbers, strings and a long line."""
@@ -79,6 +83,9 @@ def prepare(folder: Path) -> None:
         for i in range(200)
     )
     (folder / "colours.txt").write_text(colours)
+    harness = folder / "harness"
+    harness.write_text(f"#!/bin/sh\nexec {node()} {HARNESS} {packages()}\n")
+    harness.chmod(0o755)
     for name in ("alpha", "beta", "gamma"):
         (folder / f"folder-{name}").mkdir(exist_ok=True)
         (folder / f"folder-{name}" / "file.txt").write_text(f"{name}\n")
@@ -148,7 +155,7 @@ def less(person: Person) -> Generator[None]:
 
 def htop(person: Person) -> Generator[None]:
     person.prompt()
-    person.run("htop -d 100", "F1Help", "PID.USER")
+    person.run("htop -d 100 -p $$", "F1Help", "PID.USER")
     yield
     person.type("\x1b[15~")
     person.wait("F5List|List")
@@ -347,6 +354,20 @@ def zsh(person: Person) -> Generator[None]:
     person.prompt()
 
 
+def harness(person: Person) -> Generator[None]:
+    person.prompt()
+    # Of a box that was drawn for another size pieces stay on the screen, so the number of keys is waited for.
+    person.run("./harness", "Keys: 0")
+    yield
+    for number, key in enumerate(("\x1b[B", *"wörds", "\r", "\x1b[A", *["\r"] * 7), 1):
+        person.type(key)
+        person.wait(rf"Keys: {number}\b")
+        if number % 3 == 0:
+            yield
+    person.type("\x1b")
+    person.prompt()
+
+
 def progress(person: Person) -> Generator[None]:
     person.prompt()
     person.run(f"python3 progress.py {person.screen.rows}", "^all done")
@@ -366,5 +387,6 @@ def bulk(person: Person) -> Generator[None]:
 
 #: By name.
 PLAYS: dict[str, Play] = {
-    play.__name__: play for play in (bash, bulk, dialog, htop, less, mc, nano, progress, tmux, vim, zsh)
+    play.__name__: play
+    for play in (bash, bulk, dialog, harness, htop, less, mc, nano, progress, tmux, vim, zsh)
 }
