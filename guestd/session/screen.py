@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
+from guestd.session.terminal_recording import LEAD
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -81,8 +83,11 @@ class Screen:
         return bool(self._waiting)
 
     def position(self, stream: int) -> int:
+        """Where it holds the program, so that this comes no further ahead than can be modelled at once: with all of
+        the usual lead it would stay so far ahead for ever.
+        """
         del stream
-        return self._at
+        return self._at + _AT_ONCE - LEAD
 
     def lapse(self) -> None:
         """It holds only for as long as it takes to catch up."""
