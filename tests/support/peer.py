@@ -305,6 +305,8 @@ class Call:
         self.events: list[dict[str, Any]] = []
         #: Of the picture that was announced last, what has yet to come.
         self.picture_left = 0
+        # Behind a gap, where a picture was asked for, there comes one first.
+        self._owed_picture = False
         self.final: dict[str, Any] | None = None
         self._peer = peer
         self._asked = asked
@@ -385,7 +387,9 @@ class Call:
                 assert self.at[stream] == start < end, (self.at, event)
                 self.at[stream] = end
                 self.gaps.append((stream, start, end))
+                self._owed_picture = self._asked.get("from") == "restore" or "or_restore" in self._asked
             case "restore":
+                self._owed_picture = False
                 assert self.picture_left == 0, f"a picture began in the middle of another: {event}"
                 assert event["offset"] >= self.at[STREAMS["terminal"]], (self.at, event)
                 self.picture_left = event["bytes"]
@@ -403,6 +407,7 @@ class Call:
             assert self.picture_left >= 0, "a picture is larger than was announced"
         else:
             assert self.picture_left == 0, f"{NAMES[stream]} went on before the picture was whole"
+            assert not self._owed_picture, f"{NAMES[stream]} went on behind a gap without a picture"
         self.at[stream] += len(data)
         self.output[stream] += data
         if credit:

@@ -307,18 +307,6 @@ def test_a_watcher_uses_it_and_its_idleness_begins_when_he_goes(peer: Peer) -> N
     assert result["ended_at"] - left >= 0.55
 
 
-def test_what_is_typed_keeps_it(peer: Peer) -> None:
-    job_id = _name()
-    peer.ask("shell", id=job_id, shell=f"{RAW} exec sleep 1000", idle_timeout=0.5, detach=True)
-    for _ in range(4):
-        seat = Seat(peer, "attach", id=job_id, input=True)
-        seat.type("x")
-        seat.call.reset()
-        with pytest.raises(Failed):
-            peer.ask("wait", id=job_id, timeout=0.2)
-    assert peer.ask("wait", id=job_id)["ended_by"] == "idle"
-
-
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_it_ends_with_its_channel_where_that_is_asked(server: Server, peer: Peer, dialect: str) -> None:
     asked: dict[str, Any] = {"argv": ["sleep", "1000"], "kill_on_disconnect": True}

@@ -109,8 +109,9 @@ def test_a_picture_and_then_the_terminal_from_there(peer: Peer, other: Peer) -> 
 
 def test_a_new_shell_has_no_picture_even_if_it_speaks_at_once(peer: Peer) -> None:
     """What it had said before its start was known came as a picture once."""
-    for _ in range(50):
-        seat = Seat(peer, argv=["echo", "hello"], from_="restore")
+    # Many at once, so that some speak before guestd hears that they run.
+    seats = [Seat(peer, argv=["echo", "hello"], from_="restore", tape=64 * KIB, retain=0) for _ in range(60)]
+    for seat in seats:
         seat.end()
         assert seat.shown == b"hello\r\n"
         assert not seat.call.events
@@ -211,6 +212,20 @@ def test_pictures_in_the_middle_of_a_flood(peer: Peer, other: Peer) -> None:
             # The program is shown another size for a moment, to draw anew; nobody else is.
             assert [each["event"] for each in seat.call.events] == ["restore"]
             assert row_of(other, job_id)["size"] == _size(80, 24)
+        seat.call.reset()
+    other.ask("kill", id=job_id, grace=0)
+
+
+def test_a_program_cannot_run_away_from_its_own_picture(peer: Peer, other: Peer) -> None:
+    """Nobody holds this one, and its screen takes longer to follow than to write."""
+    flood = f"{RAW} exec yes \"$(printf '\\033[31mr\\033[0m\\033[1mb\\033[7;9H')\""
+    job_id = f"away-{os.urandom(4).hex()}"
+    other.open("shell", id=job_id, shell=flood, detach=True).end()
+    while row_of(other, job_id)["bytes"] < MIB:
+        pass
+    for _ in range(3):
+        seat = Seat(peer, "attach", id=job_id, from_="restore")
+        _restored(seat)
         seat.call.reset()
     other.ask("kill", id=job_id, grace=0)
 
