@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestd.client.inbox import Gap, Inbox, Output, Start
+from guestd.client.inbox import Gap, Inbox, Item, Output, Start
 from guestd.errors import ProtocolViolation
 
 TEXT = bytes(range(256)) * 8
 
 
-def drain(inbox: Inbox) -> list[Output | Gap]:
-    items: list[Output | Gap] = []
+def drain(inbox: Inbox) -> list[Item]:
+    items: list[Item] = []
     while (item := inbox.take()) is not None:
         items.append(item)
     return items
@@ -31,7 +31,7 @@ def test_whatever_is_repeated_or_left_out_every_byte_comes_once_or_is_a_gap(
     start: int,
 ) -> None:
     inbox = Inbox({"stdout": start, "stderr": start})
-    items: list[Output | Gap] = []
+    items: list[Item] = []
     freed = 0
     for stream, offset, size, taking in sent:
         data = TEXT[offset : offset + size]
@@ -41,6 +41,7 @@ def test_whatever_is_repeated_or_left_out_every_byte_comes_once_or_is_a_gap(
     items += drain(inbox)
     at = {"stdout": start, "stderr": start}
     for item in items:
+        assert isinstance(item, Output | Gap)
         if isinstance(item, Output):
             assert item.offset == at[item.stream]
             assert item.data

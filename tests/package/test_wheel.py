@@ -31,7 +31,7 @@ def test_it_holds_the_package_and_nothing_beside_it(installed: Installed) -> Non
     files = {name for name in _contents(installed.wheel) if ".dist-info/" not in name}
     sources = {
         str(p.relative_to(ROOT)) for p in (ROOT / "guestd").rglob("*") if p.suffix in {".py", ".typed"}
-    }
+    } | {str(p.relative_to(ROOT)) for p in (ROOT / "guestd" / "shells").rglob("*") if p.is_file()}
     assert files == sources
 
 
