@@ -157,8 +157,18 @@ def _start_serve(
     """`guestd serve`, and whether it became ready: it says so as to a service manager, so nothing is polled."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, open(log, "wb") as written:
         notified.bind(f"{private}/notify")
+        # Every program in it finds the guestd that it runs under, also in a shell that was opened from another.
+        with open(f"{private}/guestd.toml", "w", encoding="utf-8") as config:
+            config.write(f'[env]\nGUESTD_TO = "{environment["GUESTD_TO"]}"\n')
         serve = subprocess.Popen(
-            [f"{programs}/guestd", "serve", "--listen", environment["GUESTD_TO"]],
+            [
+                f"{programs}/guestd",
+                "serve",
+                "--listen",
+                environment["GUESTD_TO"],
+                "--config",
+                f"{private}/guestd.toml",
+            ],
             env={**environment, "NOTIFY_SOCKET": f"{private}/notify"},
             stdin=subprocess.DEVNULL,
             stdout=written,

@@ -17,17 +17,17 @@ _HARMFUL = frozenset({
 _REPORTING = frozenset({9, 1000, 1001, 1002, 1003, 1004, 2031, 2048})
 _ALTERNATE = (1049, 1047, 47)
 _SEQUENCE = re.compile(
-    rb"\x1b(?:\[\?(?P<modes>[\d;]+)(?P<on>[hl])"
-    rb"|\[(?P<kitty>[<>=])(?P<flags>[\d;]*)u"
-    rb"|\[>4(?:;(?P<keys>\d*))?m"
-    rb"|\[(?P<margins>[\d;]*)r"
-    rb"|\[(?P<cursor>\d*) q"
-    rb"|\](?P<colour>4|1[0-9]);"
+    rb"\x1b(?:\[\?(?P<modes>[\d;]{1,64})(?P<on>[hl])"
+    rb"|\[(?P<kitty>[<>=])(?P<flags>[\d;]{0,32})u"
+    rb"|\[>4(?:;(?P<keys>\d{0,9}))?m"
+    rb"|\[(?P<margins>[\d;]{0,32})r"
+    rb"|\[(?P<cursor>\d{0,9}) q"
+    rb"|\](?P<colour>4(?=;\d{1,3};[^?])|1[0-9](?=;[^?]));"  # with a ? it only asks
     rb"|(?P<keypad>[=>])"
     rb"|(?P<reset>c))"
 )
 #: The beginning of any of them.
-_BEGUN = re.compile(rb"\x1b(?:\[[<-?]?[\d;]*(?:(?<=\d) )?|\]\d{0,2})?")
+_BEGUN = re.compile(rb"\x1b(?:\[[<-?]?[\d;]*(?:(?<=\d) )?|\](?:1[0-9];|4;\d{0,3};?|\d{0,2}))?")
 _BEGUN_MAX = 64
 #: Colours and attributes, the usual letters, inserting, wrapping, the cursor.
 _ALWAYS = b"\x1b[0m\x1b(B\x0f\x1b[4l\x1b[?7h\x1b[?25h"

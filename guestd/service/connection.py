@@ -106,6 +106,8 @@ class Connection:
         self._news = trio.Event()
         self._idle = trio.Event()
         self._parked = False
+        # What went wrong where the writer was not.
+        self._failure: Exception | None = None
         # The link has been given more than has left.
         self._flushing = False
         self._patience = trio.CancelScope()
@@ -287,13 +289,13 @@ class Connection:
         would wait for its echo.
         """
         self._parked = False  # what gets ready meanwhile is for the writer
-        batch = self._gather()
-        if batch:
-            try:
+        try:
+            batch = self._gather()
+            if batch:
                 self._flushing = not self.link.send_now(batch)
-            except (OSError, trio.BrokenResourceError):
-                self._flushing = True  # the writer finds the same, and is who ends the connection
-        if self._ready or self._flushing or self._later:
+        except Exception as error:  # noqa: BLE001  whoever read the output must not hear of it, but the writer
+            self._failure = error
+        if self._ready or self._flushing or self._later or self._failure is not None:
             self._news.set()
         else:
             self._parked = True
@@ -314,6 +316,8 @@ class Connection:
 
     async def _write(self) -> None:
         while True:
+            if self._failure is not None:
+                raise self._failure
             if self._flushing:
                 await self._flush()
                 continue

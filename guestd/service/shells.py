@@ -15,7 +15,7 @@ from guestd.session.terminal import OWNER, ROLES, WATCHER, WRITER
 from guestd.session.terminal_recording import TERMINAL_NAME
 from guestd.session.terms import Terms
 from guestd.tape import LEAST_CAPACITY
-from guestd.wire.messages import Fields
+from guestd.wire.messages import Fields, pack
 
 if TYPE_CHECKING:
     from guestd.config import Settings
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _SIGHUP = 1
 _TERM = "xterm-256color"
 _NAME_MAX = 128
+#: Of one answer, in bytes: half of what any peer takes in a frame unless it has said less.
+_COMMANDS_MAX = 2 * 1024 * 1024
 #: What makes another shell of it, when somebody asks for the same id.
 _SAME = (
     "argv", "shell", "login", "env", "cwd", "user", "group", "groups", "umask", "rlimits", "nice", "oom_score_adj",
@@ -101,7 +103,15 @@ def commands(session: Session, _: Connection, channel: Channel, fields: Fields) 
         )
     found: list[dict[str, Any]] = []
     if job.terminal is not None:
-        found = [command.to_map() for command in job.terminal.marks.commands]
+        # What a program prints decides how long these are: the newest that fit into one answer.
+        room = _COMMANDS_MAX
+        for command in reversed(job.terminal.marks.commands):
+            told = command.to_map()
+            room -= len(pack(told))
+            if room < 0:
+                break
+            found.append(told)
+        found.reverse()
     channel.accept({})
     channel.end({"id": job.id, "commands": found})
 

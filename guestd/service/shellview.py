@@ -68,6 +68,8 @@ class ShellView(JobView):
         self._restores = terms.start == RESTORE or terms.or_restore
         # Between the wish for a picture and its first byte.
         self._restoring = False
+        self._lacks_credit = False
+        self._events: dict[str, dict[str, object]] = {}
         self._announcement: dict[str, object] | None = None
         self._picture = memoryview(b"")
         self._pictured = 0
@@ -116,13 +118,20 @@ class ShellView(JobView):
         if terminal is not None:
             found["role"] = self.role
             found["size"] = {"columns": terminal.size.columns, "rows": terminal.size.rows}
+            if self._terms.command is not None:
+                # Where this one begins, not where the tape does.
+                found["streams"][TERMINAL_NAME]["start"] = self._terms.command.start
             found["input"] = {"offset": self._typist.offset if self._typist is not None else 0}
         return found
 
     def _want_picture(self, terminal: Terminal) -> None:
         assert terminal.screen is not None
         self._restoring = True
-        terminal.screen.when_current(self._take_picture)
+        if self._channel.credit.available:
+            terminal.screen.when_current(self._take_picture)
+        else:
+            # It would only lie here, as large as it is, once for everybody who does not take it.
+            self._lacks_credit = True
 
     def _take_picture(self) -> None:
         terminal = self._shell.terminal
@@ -146,6 +155,11 @@ class ShellView(JobView):
         self._channel.wake()
 
     def pull(self, most: int) -> Outgoing | None:
+        if self._events:
+            return self._channel.control(Kind.EVENT, self._events.pop(next(iter(self._events))))
+        if self._lacks_credit and self._channel.credit.available and self._shell.terminal is not None:
+            self._lacks_credit = False
+            self._want_picture(self._shell.terminal)
         if self._restoring or self._attachment is None:
             return None
         if self._announcement is not None:
@@ -186,14 +200,19 @@ class ShellView(JobView):
         self._holds = self._would_hold()
         if self._attachment is not None:
             self._attachment.hold(holds=self._holds)
-        self._channel.event({"event": "role", "role": self.role, "by": by})
+        self._tell("role", role=self.role, by=by)
 
     def size_changed(self, size: Size) -> None:
-        self._channel.event({"event": "size", "columns": size.columns, "rows": size.rows})
+        self._tell("size", columns=size.columns, rows=size.rows)
 
     def input_changed(self, *, blocked: bool, waiting: int) -> None:
         state = "blocked" if blocked else "flowing"
-        self._channel.event({"event": "input", "state": state, "waiting": waiting})
+        self._tell("input", state=state, waiting=waiting)
+
+    def _tell(self, event: str, **what: object) -> None:
+        """The newest of each kind: somebody who does not listen does not have all the others kept."""
+        self._events[event] = {"event": event, **what}
+        self._channel.wake()
 
     def _would_hold(self) -> bool:
         return self.role == OWNER if self._terms.hold is None else self._terms.hold

@@ -49,7 +49,8 @@ class Attachment:
         return self._cursors[stream]
 
     def news(self) -> None:
-        self._wake()
+        if self in self.job.attachments:
+            self._wake()
 
     @property
     def pending(self) -> int:

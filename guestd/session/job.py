@@ -58,7 +58,8 @@ class Job:
         self.recordings: list[Recording] = []
         self.input: Feed | None = None
         self.attachments: set[Attachment] = set()
-        self.viewers: set[Viewer] = set()
+        #: In the order in which they came: who looks at the output for the job itself hears first.
+        self.viewers: dict[Viewer, None] = {}
         self.pid: int | None = None
         self.result: Result | None = None
         #: The program runs, or is known not to.
@@ -214,12 +215,12 @@ class Job:
         """A new viewer, each of its cursors at the given offset."""
         attachment = Attachment(self, start, wake, holds=holds)
         self.attachments.add(attachment)
-        self.viewers.add(attachment)
+        self.viewers[attachment] = None
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
         self.attachments.discard(attachment)
-        self.viewers.discard(attachment)
+        self.viewers.pop(attachment, None)
         if attachment.holds:
             for recording in self.recordings:
                 recording.made_room()

@@ -47,7 +47,7 @@ class Recording:
     """See the module. `changed` is told when bytes have come or the end was reached."""
 
     def __init__(
-        self, stream: int, name: str, fd: int, capacity: int, viewers: set[Viewer], changed: Callable[[], None],
+        self, stream: int, name: str, fd: int, capacity: int, viewers: dict[Viewer, None], changed: Callable[[], None],
         spool: Spool | None = None,
     ) -> None:  # fmt: skip
         self.stream = stream
@@ -152,8 +152,7 @@ class Recording:
                 break
         if self.end > before:
             # Not only at the end, which may be a while off if something else holds the stream.
-            for viewer in self._viewers:
-                viewer.news()
+            self._tell_viewers()
 
     def unread(self) -> int:
         """The offset up to which bytes have been written by now, read or not."""
@@ -178,8 +177,7 @@ class Recording:
                 rest += piece
         self._tail = bytes(rest)
         self.stop_recording()
-        for viewer in self._viewers:
-            viewer.news()
+        self._tell_viewers()
 
     @property
     def _has_no_room(self) -> bool:
@@ -267,9 +265,13 @@ class Recording:
         await self._less_held.wait()
 
     def _tell(self) -> None:
-        for viewer in self._viewers:
-            viewer.news()
+        self._tell_viewers()
         self._changed()
+
+    def _tell_viewers(self) -> None:
+        # Not all who are told are still there when it is their turn: the one before may be the last word to somebody.
+        for viewer in list(self._viewers):
+            viewer.news()
 
     def _end(self) -> None:
         if not self.at_end:

@@ -39,7 +39,15 @@ _REST, _REST_PER_TURN = 0.02, 9
 _PLAIN_PIECE, _PIECE = 64 * 1024, 2 * 1024
 _ESCAPES_IN_PLAIN = 32
 #: A screen of more cells is not modelled: a picture of it would be larger than all else of the shell.
-_MOST_CELLS = 1024 * 1024
+_MOST_CELLS = 128 * 1024
+#: The history is as long as was asked for while it is of no more cells.
+_HISTORY_CELLS = 2 * 1024 * 1024
+#: A line of the widest screen becomes so many when the screen gets narrow; beyond that the model is begun anew.
+_MOST_ROWS = 64 * 1024
+#: Changes of size that lie ahead of the model.
+_SIZES = 16
+#: A picture that is larger takes longer to send than its program to draw anew.
+_PICTURE_MAX = 4 * 1024 * 1024
 
 
 class Picture(NamedTuple):
@@ -102,9 +110,11 @@ class Screen:
     def resized(self, size: Size) -> None:
         """The screen has that size from here on."""
         self._size = size
+        if self._sizes and self._sizes[-1][0] == self._recording.end:
+            self._sizes.pop()
         self._sizes.append((self._recording.end, size))
-        if len(self._sizes) > 1000:
-            # Somebody drags a window about. Only where it comes to rest is of interest.
+        if len(self._sizes) > _SIZES:
+            # Somebody drags a window about. Only where it comes to rest is of interest, and each costs a reflow.
             self._sizes.popleft()
 
     def when_current(self, call: Callable[[], None]) -> None:
@@ -127,7 +137,9 @@ class Screen:
                 while self._at < offset:
                     self._step(_PIECE)
                 model = self._sized_model(offset)
-                return Picture(offset, model.restore(), self._size, model.exact)
+                data = model.restore()
+                if len(data) <= _PICTURE_MAX:
+                    return Picture(offset, data, self._size, model.exact)
             except Exception:  # noqa: BLE001  see _has_failed
                 self._has_failed()
         return Picture(offset, b"", self._size, exact=False)
@@ -169,7 +181,11 @@ class Screen:
             self._running = False
         calls, self._waiting = self._waiting, []
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception:  # noqa: BLE001  see below
+                # Of one who waited; the others, and the shell, have nothing to do with it.
+                _log.exception("a picture could not be given to whoever waited for it")
         recording.made_room()
 
     def _has_failed(self) -> None:
@@ -194,6 +210,8 @@ class Screen:
             model.feed(data)
         elif self._waiting or recording.end - piece.offset <= recording.capacity // 2:
             model.feed(data := data[:_PIECE])
+            # It puts off what looks like lines of text; that would come all at once to whoever waits for a picture.
+            model.catch_up()
         else:
             # It is about to be overwritten, and there is more where it came from.
             model.skim(data)
@@ -205,7 +223,10 @@ class Screen:
             from guestd.terminal.model import TerminalModel
 
             size = self._model_size
-            self._model = TerminalModel(size.columns, size.rows, history=self._history)
+            history = min(self._history, _HISTORY_CELLS // size.columns)
+            self._model = TerminalModel(size.columns, size.rows, history=history)
+            if self._at:
+                self._model.lost()
         return self._model
 
     def _sized_model(self, offset: int) -> TerminalModel:
@@ -214,6 +235,11 @@ class Screen:
         return self._the_model()
 
     def _apply_size(self, size: Size) -> None:
-        self._model_size = size
-        if self._model is not None and size.columns * size.rows <= _MOST_CELLS:
+        before, self._model_size = self._model_size, size
+        if self._model is None:
+            return
+        rows = (self._history + before.rows) * before.columns // size.columns
+        if rows > _MOST_ROWS or size.columns * size.rows > _MOST_CELLS:
+            self._model = None
+        else:
             self._model.resize(size.columns, size.rows)

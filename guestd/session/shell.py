@@ -168,8 +168,7 @@ class Shell:
             lambda function: around.start_soon(job, function),
         )  # fmt: skip
         job.recordings.append(recording)
-        job.viewers.add(terminal)
-        job.viewers.add(terminal.screen)
+        job.viewers.update({terminal: None, terminal.screen: None})
         job.input = terminal.keyboard
         job.terminal = terminal
 

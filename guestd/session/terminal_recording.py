@@ -31,7 +31,13 @@ class TerminalRecording(Recording):
     """Owns both ends of the terminal: the program's is kept open until the program has ended."""
 
     def __init__(
-        self, pty: Pty, capacity: int, viewers: set[Viewer], changed: Callable[[], None], *, patience: float
+        self,
+        pty: Pty,
+        capacity: int,
+        viewers: dict[Viewer, None],
+        changed: Callable[[], None],
+        *,
+        patience: float,
     ) -> None:
         super().__init__(TERMINAL, TERMINAL_NAME, pty.master, capacity, viewers, changed)
         self._patience = patience

@@ -253,3 +253,32 @@ def test_a_header_is_what_players_expect() -> None:
         "version": 2, "width": 80, "height": 24, "timestamp": 1700000000, "env": {"TERM": "xterm"},
         "idle_time_limit": 3.0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [b"\x1b[?%sh", b"\x1b[<%su", b"\x1b[>4;%sm", b"\x1b[%sr", b"\x1b[%s q"])
+def test_numbers_of_any_length_do_no_harm(kind: bytes) -> None:
+    modes = Modes()
+    modes.feed(kind % (b"9" * 5000))
+    modes.feed(kind % (b"9" * 30))
+    assert modes.undo() is not None
+
+
+@pytest.mark.parametrize("question", [b"\x1b]10;?\x07", b"\x1b]11;?\x1b\\", b"\x1b]4;7;?\x07"])
+def test_a_question_for_a_colour_is_no_setting_of_it(question: bytes) -> None:
+    untouched, asked, split = Modes(), Modes(), Modes()
+    asked.feed(question)
+    for at in range(len(question)):
+        split.feed(question[at : at + 1])
+    assert asked.undo() == split.undo() == untouched.undo()
+
+
+@pytest.mark.parametrize("setting", [b"\x1b]10;red\x07", b"\x1b]4;7;#123456\x1b\\"])
+def test_a_colour_that_was_set_is_found_at_any_split(setting: bytes) -> None:
+    whole = Modes()
+    whole.feed(setting)
+    assert whole.undo() != Modes().undo()
+    for at in range(1, len(setting)):
+        cut = Modes()
+        cut.feed(setting[:at])
+        cut.feed(setting[at:])
+        assert cut.undo() == whole.undo(), at

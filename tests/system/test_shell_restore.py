@@ -233,7 +233,7 @@ def test_a_program_cannot_run_away_from_its_own_picture(peer: Peer, other: Peer)
 def test_a_picture_that_nobody_takes_stalls_nobody(peer: Peer, other: Peer) -> None:
     seat = bash(peer)
     seat.run("seq 100")
-    stuck = Seat(other, "attach", id=seat.id, from_="restore", window=0, role="writer", hold=False)
+    stuck = Seat(other, "attach", id=seat.id, from_="restore", window=1, role="writer", hold=False)
     event = stuck.event("restore")
     assert seat.run("echo fine") == "fine"
     seat.line("seq -w 0 999999")
