@@ -87,6 +87,9 @@ def serve(settings: Settings) -> int:
     finally:
         for listener in listeners:
             listener.close()
+        # A signal that comes now has its wish already; an interpreter that takes itself apart would die of it.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
