@@ -25,7 +25,8 @@ EXIT_USAGE = 2
 EXIT_CONFIG = 78
 
 USAGE = """\
-usage: guestd serve [--listen ADDR]... [--config FILE]
+usage: guestd init [--listen ADDR]... [--config FILE] [-- WORKLOAD...]
+       guestd serve [--listen ADDR]... [--config FILE] [-- WORKLOAD...]
        guestd check [--listen ADDR]... [--config FILE] [--json]
        guestd check --keys
        guestd version [--json]
@@ -35,6 +36,8 @@ HELP = f"""\
 guestd, the supervisor inside an agent's microVM
 
 {USAGE}
+  init       be PID 1 of a machine or a container: mount what is missing, listen, keep `serve` running, reap,
+             end in order; what follows -- is the workload, which serve runs
   serve      run the supervisor; prints one line when it is ready, and ends in order on SIGTERM
   check      show every setting that is in force, where it comes from, and what is wrong; changes nothing
   version    print the version
@@ -50,7 +53,8 @@ flags; the later wins. To talk to a running guestd: guestctl.
 """
 
 _SWITCHES = {
-    "serve": {"--listen", "--config"},
+    "init": {"--listen", "--config", "--"},
+    "serve": {"--listen", "--config", "--"},
     "check": {"--listen", "--config", "--json", "--keys"},
     "version": {"--json"},
 }
@@ -69,7 +73,11 @@ class _Arguments:
         self.config: str | None = None
         self.json = False
         self.keys = False
+        self.workload: list[str] | None = None
         rest = list(arguments)
+        if not rest and os.getpid() == 1:
+            # What a kernel starts as its init has no arguments, unless its command line has some behind a `--`.
+            rest = ["init"]
         if rest and rest[0] in _SWITCHES:
             self.command = rest.pop(0)
         elif rest and rest[0] not in {"-h", "--help", "help", "--version"}:
@@ -88,7 +96,12 @@ class _Arguments:
             return
         if switch not in _SWITCHES.get(self.command, ()) and self.command != "help":
             raise _UsageError(f"guestd {self.command} does not take {switch}")
-        if switch in {"--listen", "--config"}:
+        if switch == "--" and not equals:
+            self.workload = rest[:]
+            rest.clear()
+            if not self.workload:
+                raise _UsageError("which workload? a program and its arguments follow --")
+        elif switch in {"--listen", "--config"}:
             if not equals:
                 if not rest:
                     raise _UsageError(f"{switch} needs a value")
@@ -107,12 +120,18 @@ class _Arguments:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = _Arguments(sys.argv[1:] if arguments is None else arguments)
+        parsed = _Arguments(words)
     except _UsageError as error:
+        if words[:1] == ["init"] and os.getpid() == 1 and _is_machine():
+            # There is nobody to read this and to try again, and the end of a machine's PID 1 is a panic.
+            return _init(_Arguments(["init"]), words, problem=f"{error}; the whole command line is ignored")
         print(f"guestd: {error}\n{USAGE}guestd --help says more", file=sys.stderr)
         return EXIT_USAGE
     match parsed.command:
+        case "init":
+            return _init(parsed, words)
         case "serve":
             return _serve(parsed)
         case "check":
@@ -149,6 +168,24 @@ def load(config: str | None, listen: Sequence[str] = ()) -> Configuration:
     flags = {"listen": list(listen)} if listen else {}
     found = resolve(file=file, file_name=name, cmdline=cmdline, environ=os.environ, flags=flags)
     return Configuration(found.settings, found.origins, (*problems, *found.problems))
+
+
+def _is_machine() -> bool:
+    from guestd.init.world import MACHINE, find
+
+    return find("auto")[0] == MACHINE
+
+
+def _init(arguments: _Arguments, words: Sequence[str], problem: str = "") -> int:
+    from guestd.init.main import program_of, run
+
+    return run(
+        program=program_of(words),
+        listen_to=arguments.listen,
+        config=arguments.config,
+        workload=arguments.workload,
+        problem=problem,
+    )
 
 
 def _serve(arguments: _Arguments) -> int:
