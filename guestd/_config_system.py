@@ -88,6 +88,45 @@ class VariableName(Text):
         return bool(text) and "=" not in text
 
 
+class KernelValue(Text):
+    """What is written into a file of the kernel's: a number there is as good as its digits."""
+
+    def describe(self) -> str:
+        return "text or a whole number"
+
+    def read(self, given: object) -> str:
+        return super().read(str(given) if isinstance(given, int) and not isinstance(given, bool) else given)
+
+
+class IpAddress(Text):
+    def __init__(self, *, prefix: bool) -> None:
+        self._prefix = prefix
+
+    def describe(self) -> str:
+        return "an IP address with its prefix, such as 10.0.0.2/24" if self._prefix else "an IP address"
+
+    def accepts(self, text: str) -> bool:
+        # Late: few have one, and it brings re.
+        import ipaddress
+
+        try:
+            ipaddress.ip_interface(text) if self._prefix else ipaddress.ip_address(text)
+        except ValueError:
+            return False
+        # A zone, as in fe80::1%eth0, is not part of what the kernel is told.
+        return ("/" in text) == self._prefix and "%" not in text
+
+
+class Word(Text):
+    """A name of the kernel's: of a module, an interface, a host."""
+
+    def describe(self) -> str:
+        return "a name without blanks"
+
+    def accepts(self, text: str) -> bool:
+        return not text or (text.isprintable() and not any(each.isspace() or each == "/" for each in text))
+
+
 class RlimitName(Text):
     def describe(self) -> str:
         return "one of " + ", ".join(RLIMITS)

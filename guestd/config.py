@@ -38,11 +38,14 @@ from guestd._config_system import (
     CAPABILITIES,
     UNLIMITED,
     Capability,
+    IpAddress,
+    KernelValue,
     Location,
     Rlimit,
     RlimitName,
     User,
     VariableName,
+    Word,
 )
 from guestd._config_units import parse_duration, parse_size
 
@@ -239,6 +242,51 @@ class Stop(Section):
     grace: float = _time("Between SIGTERM and SIGKILL for all that still runs.", "15s", "0", "1h")
 
 
+class Init(Section):
+    """What `guestd init` does: PID 1, its machine, and how it keeps `serve` running."""
+
+    kind: str = _choice(
+        "What PID 1 is of; auto looks. A container's never switches anything off.",
+        "auto", "auto", "machine", "container",
+    )  # fmt: skip
+    power_off: str = _choice(
+        "How a machine ends; reboot where the hypervisor takes that for the end (Firecracker's reboot=k).",
+        "power-off", "power-off", "reboot", "halt",
+    )  # fmt: skip
+    hostname: str = _key("The machine's name.", Word(), "", "that of ip= or /etc/hostname")
+    interface: str = _key("The interface that gets the addresses.", Word(), "", "that of ip=, or the first")
+    address: tuple[str, ...] = _key(
+        "Addresses of the interface.", ListOf(IpAddress(prefix=True)), (), "that of ip=, if any"
+    )
+    gateway: tuple[str, ...] = _key(
+        "Where the default routes lead.", ListOf(IpAddress(prefix=False)), (), "that of ip=, if any"
+    )
+    dns: tuple[str, ...] = _key(
+        "Name servers, for /etc/resolv.conf.", ListOf(IpAddress(prefix=False)), (), "those of ip=, if any"
+    )
+    modules: tuple[str, ...] = _key("Kernel modules to load, in this order.", ListOf(Word()), (), "none")
+    sysctl: Mapping[str, str] = _key(
+        "Kernel settings by their names in /proc/sys, dots for slashes.",
+        TableOf(KernelValue(), Text()), {}, "none",
+    )  # fmt: skip
+    ready_timeout: float = _time(
+        "A serve that is not ready after this is killed, and started again.", "30s", "0", "1h", "no limit"
+    )
+    watchdog: float = _time(
+        "A serve that has not said for so long that it turns is aborted, and started again.",
+        "30s", "0", "1h", "no watchdog",
+    )  # fmt: skip
+    restart_delay: float = _time(
+        "After a serve's second death in a row; doubled with each one more. The first costs no delay.",
+        "200ms", "10ms", "1h",
+    )  # fmt: skip
+    restart_delay_max: float = _time("The longest delay before serve is started again.", "5s", "10ms", "1h")
+    restart_reset: float = _time(
+        "A serve that was ready for so long ends the row of deaths.", "10s", "0", "1d"
+    )
+    fd_store: int = _number("Descriptors that PID 1 keeps for the next serve.", 4096, 0, 1_000_000)
+
+
 class Settings(Section):
     """Everything. `settings.command.tape` is a number of bytes, `settings.stop.grace` a number of seconds."""
 
@@ -268,6 +316,7 @@ class Settings(Section):
     access: Access = _section(Access)
     supervisor: Supervisor = _section(Supervisor)
     stop: Stop = _section(Stop)
+    init: Init = _section(Init)
 
     @property
     def spool_dir(self) -> str:
