@@ -39,14 +39,22 @@ class Listener(NamedTuple):
 
 
 def passed_listeners(environ: Mapping[str, str], *, has_token: bool) -> list[Listener]:
-    """The sockets of systemd's socket activation, which `guestd init` speaks too. They follow the same rule."""
+    """The sockets of systemd's socket activation, which `guestd init` speaks too. They follow the same rule.
+
+    Among the descriptors are others, by their names: those that were stored, and PID 1's own socket.
+    """
     if environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(environ.get("LISTEN_FDS", "0"))
     found: list[Listener] = []
     for fd in range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + count):
         os.set_inheritable(fd, False)
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            continue
         sock = socket.socket(fileno=fd)
+        if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.detach()
+            continue
         sock.setblocking(False)
         if sock.family in {socket.AF_INET, socket.AF_INET6}:
             _check_reach(sock.getsockname()[0], _name(sock), has_token=has_token)

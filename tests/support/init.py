@@ -238,12 +238,10 @@ def launch(plan: dict[str, Any]) -> None:
             os.write(2, f"the launcher failed: {error!r}\n".encode())
         finally:
             os._exit(99)
-    print(f"pid {child}", flush=True)
+    os.write(1, f"pid {child}\n".encode())
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        print(f"signal {os.WTERMSIG(status)}", flush=True)
-    else:
-        print(f"exit {os.waitstatus_to_exitcode(status)}", flush=True)
+    code = os.waitstatus_to_exitcode(status)
+    os.write(1, (f"signal {-code}\n" if code < 0 else f"exit {code}\n").encode())
 
 
 def _become(plan: dict[str, Any]) -> None:
