@@ -36,11 +36,10 @@ def end_processes(world: str, say: Say, noted: Signals) -> None:
     """SIGTERM to all that is left, SIGKILL two seconds later; at once when somebody asks to stop again."""
     if _gone(world):
         return
-    left = _signal_all(world, signals.TERM)
+    say(f"SIGTERM to what is left{_named(world)}")
+    _signal_all(world, signals.TERM)
     # What is stopped would hear it only when it is too late.
     _signal_all(world, signals.CONT)
-    if left:
-        say(f"SIGTERM to what is left{_named(world)}")
     if _wait(world, noted, TERM_SECONDS, hurry=True):
         return
     say(f"SIGKILL to what is left{_named(world)}")

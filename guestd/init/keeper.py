@@ -78,6 +78,7 @@ class Keeper:
         self._status_text = ""
         self._ever_ready = False
         self._strangers = 0
+        self._losing = False
         #: A service manager above us: where it listens, if there is one.
         self._above = environ.pop("NOTIFY_SOCKET", "")
 
@@ -228,9 +229,12 @@ class Keeper:
         """Send what serve's socket takes. What it does not take goes when it is writable: see `pressed`."""
         if self.sock is not None and self.statuses.waiting:
             self.statuses.send(self.sock)
-        if self.statuses.lost:
-            self._say(f"{self.statuses.lost} exit statuses are lost: nobody took them")
-            self.statuses.lost = 0
+        if self.statuses.lost and not self._losing:
+            self._say(f"exit statuses are being lost: {reap.KEPT} wait for a serve that takes them")
+            self._losing = True
+        elif self._losing and not self.statuses.waiting:
+            self._say(f"{self.statuses.lost} exit statuses are lost")
+            self._losing, self.statuses.lost = False, 0
 
     @property
     def pressed(self) -> bool:

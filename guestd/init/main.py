@@ -91,6 +91,7 @@ class _Init:
         self._status: int | None = None
         self._stop_due = life.NEVER
         self._stops = 0
+        self._failed = False
 
     def say_failure(self, what: str, error: BaseException) -> None:
         # Late: it is never needed.
@@ -227,28 +228,43 @@ class _Init:
         self._register(keeper)
         asked_at = time.monotonic()
         due = min(keeper.due, self._stop_due)
-        events = dict(self._poll.poll(life.poll_milliseconds(asked_at, due)))
+        # After a failure what woke us may be half done: look again at once, and not only when something new happens.
+        wait, self._failed = 0 if self._failed else life.poll_milliseconds(asked_at, due), False
+        events = dict(self._poll.poll(wait))
         now = time.monotonic()
         late = now - max(due, asked_at)
         if late > life.STANDSTILL_SECONDS:
             self._say(f"stood still for {late:.1f} s")
             keeper.stood_still(late)
             self._stop_due += late
+        # Each on its own: one that fails keeps none of the others from being done.
         for number in self._signals.take():
-            self._signal(keeper, number)
-        keeper.hear()
-        self._drop_hung(keeper, events)
-        self._reap(keeper)
-        keeper.flush()
-        self._answer(keeper)
-        keeper.act(now)
+            self._do("a signal", self._signal, keeper, number)
+        self._do("hearing serve", keeper.hear)
+        self._do("the stored descriptors", self._drop_hung, keeper, events)
+        self._do("reaping", self._reap, keeper)
+        self._do("telling serve", keeper.flush)
+        self._do("what serve asks for", self._answer, keeper)
+        self._do("what is due", keeper.act, now)
+        self._do("the stop", self._end_stop, keeper, now)
+        if self._failed:
+            time.sleep(_AFTER_FAILURE)
+        if keeper.exit_status is not None or (self._how is not None and not keeper.pid):
+            return self._end(keeper)
+        return None
+
+    def _do(self, what: str, act: Callable[..., object], *arguments: object) -> None:
+        try:
+            act(*arguments)
+        except Exception as error:  # noqa: BLE001  see the module's promise
+            self._failed = True
+            self.say_failure(f"failed at {what}", error)
+
+    def _end_stop(self, keeper: Keeper, now: float) -> None:
         if now >= self._stop_due and keeper.pid:
             self._say("serve has not ended within its time: SIGKILL")
             self._stop_due = life.NEVER
             keeper.kill()
-        if keeper.exit_status is not None or (self._how is not None and not keeper.pid):
-            return self._end(keeper)
-        return None
 
     def _register(self, keeper: Keeper) -> None:
         """What poll(2) is to look at."""
@@ -273,7 +289,7 @@ class _Init:
         def before(pid: int) -> None:
             # Until it is reaped, the kernel knows who has sent what it said last.
             if pid == keeper.pid:
-                keeper.hear(everything=True)
+                self._do("the last words of serve", lambda: keeper.hear(everything=True))
 
         from guestd.init import reap
 

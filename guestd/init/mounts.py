@@ -160,8 +160,13 @@ def unmount_all(keep: frozenset[int], tell: Callable[[str], None]) -> None:
     system is made read-only, never through a part of it that is bound elsewhere. Does not return while a file system's
     server does not answer: whoever calls has a limit of time for that.
     """
-    for each in reversed(table()):
-        if each.id in keep or each.kind in _VIRTUAL or each.target == "/":
+    mounted = table()
+    real = [f"{each.target}/" for each in mounted if each.kind not in _VIRTUAL and each.target != "/"]
+    for each in reversed(mounted):
+        if each.id in keep or each.target == "/":
+            continue
+        if each.kind in _VIRTUAL and not any(each.target.startswith(above) for above in real):
+            # It holds nothing, and nothing is held by it.
             continue
         try:
             libc.unmount(each.target)

@@ -25,6 +25,8 @@ class Store:
         self.most = most
         #: In the order of arrival, which is the order in which the next serve has them.
         self._kept: dict[int, str] = {}
+        #: By name and by what they are of, to find the same one again among thousands.
+        self._found: dict[tuple[str, int, int], list[int]] = {}
         #: Those to be dropped when their other end is gone.
         self.watched: set[int] = set()
 
@@ -40,12 +42,17 @@ class Store:
         valid = len(name) <= _NAME_MAX and ":" not in name and name.isprintable() and name.isascii()
         left_out = 0
         for fd in fds:
-            if not valid or len(self._kept) >= self.most:
+            if not valid:
+                os.close(fd)
+                continue
+            key = _key(name, fd)
+            if any(_same(fd, each) for each in self._found.get(key, ())):
+                os.close(fd)
+            elif len(self._kept) >= self.most:
                 os.close(fd)
                 left_out += 1
-            elif any(_same(fd, each) for each, its in self._kept.items() if its == name):
-                os.close(fd)
             else:
+                self._found.setdefault(key, []).append(fd)
                 self._kept[fd] = name
                 if watch:
                     self.watched.add(fd)
@@ -61,25 +68,34 @@ class Store:
             self.drop(fd)
 
     def drop(self, fd: int) -> None:
-        if self._kept.pop(fd, None) is not None:
-            self.watched.discard(fd)
-            os.close(fd)
+        name = self._kept.pop(fd, None)
+        if name is None:
+            return
+        key = _key(name, fd)
+        self._found[key].remove(fd)
+        if not self._found[key]:
+            del self._found[key]
+        self.watched.discard(fd)
+        os.close(fd)
 
     def close(self) -> None:
         for fd in list(self._kept):
             self.drop(fd)
 
 
+def _key(name: str, fd: int) -> tuple[str, int, int]:
+    what = os.fstat(fd)
+    return name, what.st_dev, what.st_ino
+
+
 def _same(one: int, other: int) -> bool:
-    """Do both stand for one opening of one thing? Kernels before 6.10 only tell whether it is one thing."""
+    """Do both, which are of one thing, stand for one opening of it? Kernels before 6.10 do not tell."""
     try:
         return fcntl.fcntl(one, _DUPFD_QUERY, other) == 1
     except OSError:
         pass
-    a, b = os.fstat(one), os.fstat(other)
-    if (a.st_dev, a.st_ino, a.st_mode) != (b.st_dev, b.st_ino, b.st_mode):
-        return False
+    mode = os.fstat(one).st_mode
     # Terminals, pidfds and their like share one number among many things.
-    if not (stat.S_ISFIFO(a.st_mode) or stat.S_ISSOCK(a.st_mode) or stat.S_ISREG(a.st_mode)):
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISREG(mode)):
         return False
     return fcntl.fcntl(one, fcntl.F_GETFL) == fcntl.fcntl(other, fcntl.F_GETFL)

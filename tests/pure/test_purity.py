@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -70,3 +71,59 @@ def test_settings_cost_start_up_nothing_they_do_not_need() -> None:
         "argparse",
         "enum",
     }
+
+
+INIT = sorted((ROOT / "init").glob("*.py"))
+#: What of guestd PID 1 may import, and only when it needs it: pure, and standard library only themselves.
+INIT_MAY_KNOW = {
+    "guestd.init",
+    "guestd.config",
+    "guestd._config_sources",
+    "guestd.errors",
+    "guestd.wire.address",
+}
+#: Each of these costs at least a millisecond before anybody can connect.
+SLOW = {
+    "argparse", "collections", "contextlib", "ctypes", "dataclasses", "enum", "functools", "logging", "pathlib",
+    "re", "selectors", "signal", "socket", "subprocess", "tempfile", "tomllib", "traceback", "typing",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", INIT, ids=lambda file: file.stem)
+def test_pid_1_knows_the_standard_library_only(file: Path) -> None:
+    """Anywhere in the file, so that what it imports late is judged too; what only a type checker reads is not."""
+    tree = ast.parse(file.read_text())
+    for_checkers = {
+        id(node)
+        for guard in tree.body
+        if isinstance(guard, ast.If) and isinstance(guard.test, ast.Name) and guard.test.id == "TYPE_CHECKING"
+        for node in ast.walk(guard)
+    }
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if id(node) in for_checkers:
+            continue
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            names = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [each.name for each in node.names]
+        for name in names:
+            top = name.partition(".")[0]
+            if top == "guestd":
+                assert any(name == each or name.startswith(f"{each}.") for each in INIT_MAY_KNOW), name
+            else:
+                assert top in sys.stdlib_module_names, name
+
+
+def test_pid_1_imports_nothing_slow_to_begin_with() -> None:
+    assert INIT
+    program = PROGRAM.replace("import msgpack\n", "")
+    for file in INIT:
+        module = f"guestd.init.{file.stem}".removesuffix(".__init__")
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(ROOT.parent), module], capture_output=True, check=True
+        )
+        found = set(json.loads(done.stdout))
+        assert module in found
+        assert not found & SLOW, file

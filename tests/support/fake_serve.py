@@ -55,7 +55,7 @@ def ask(command: bytes) -> None:
 
 
 def orphans(count: int, *, status: int = 0) -> list[int]:
-    """Processes whose parent has gone by the time this returns: they are PID 1's. They end when nobody writes to them."""
+    """Processes whose parent has gone by the time this returns: they are PID 1's. They end at once after that."""
     told, tell = os.pipe()
     held, hold = os.pipe()
     middle = os.fork()

@@ -5,12 +5,12 @@
     with booted(bare=True, kind="machine")    …that takes it for a machine of its own
     with booted(first=False)                  not PID 1
 
-Run as a program this file is what stands between the test and that PID 1: it makes the namespaces and the root, and tells
-the number of PID 1 and how it ended. A machine's reboot(2) in a PID namespace ends that namespace alone: its PID 1 is seen
-to end by SIGINT (power off, halt) or SIGHUP (reboot).
+Run as a program this file is what stands between the test and that PID 1: it makes the namespaces and the root, and
+tells the number of PID 1 and how it ended. A machine's reboot(2) in a PID namespace ends that namespace alone: its PID
+1 is seen to end by SIGINT (power off, halt) or SIGHUP (reboot).
 
-The root of a bare one has no file system of this machine's as a whole, only parts of them, bound: at its end PID 1 makes
-whole file systems read-only. That is checked here before anything is started.
+The root of a bare one has no file system of this machine's as a whole, only parts of them, bound: at its end PID 1
+makes whole file systems read-only. That is checked here before anything is started.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Guest:
         sock.connect(str(self.directory / "guestd.sock"))
         return sock
 
-    def run(self, source: str) -> Any:
+    def run(self, source: str) -> Any:  # noqa: ANN401  whatever the test asks for
         """Have the fake serve run this, and its `answer`."""
         with self.connect() as sock:
             sock.sendall(source.encode())
@@ -145,6 +145,7 @@ def booted(
     first: bool = True,
     bare: bool = False,
     fake: bool = True,
+    program: Path = FAKE,
     kind: str | None = None,
     config: str | None = None,
     begin: str = "",
@@ -156,9 +157,9 @@ def booted(
 ) -> Generator[Guest]:
     """Run `guestd init` around a block.
 
-    `fake`: with fake_serve.py, for which `begin` is what it does before it is ready. `prepare`: Python that runs inside
-    before PID 1 is executed, as what becomes PID 1; `root` is where the new root is. `config`: the text of a file that is
-    named by a flag. `ready`: wait until serve is ready.
+    `fake`: with fake_serve.py (or a `program` like it), for which `begin` is what it does before it is ready.
+    `prepare`: Python that runs inside before PID 1 is executed, as what becomes PID 1; `root` is where the new root is.
+    `config`: the text of a file that is named by a flag. `ready`: wait until serve is ready.
     """
     with contextlib.ExitStack() as undo:
         directory = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="guestd-")))
@@ -170,7 +171,7 @@ def booted(
         if config is not None:
             (directory / "guestd.toml").write_text(config)
             flags += ["--config", f"{inside}/guestd.toml"]
-        program = [str(FAKE)] if fake else ["-m", "guestd"]
+        started = [str(program)] if fake else ["-m", "guestd"]
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         world = {
             **kept,
@@ -178,6 +179,8 @@ def booted(
             "PYTHONDONTWRITEBYTECODE": "1",
             "GUESTD_RUNTIME_DIR": inside,
             "FAKE_SERVE": begin,
+            # The fake does not beat.
+            "GUESTD_INIT_WATCHDOG": "0",
             **({"GUESTD_INIT_KIND": kind} if kind else {}),
             **(environment or {}),
         }
@@ -186,7 +189,7 @@ def booted(
             "bare": bare,
             "directory": str(directory),
             "console": str(directory / "console"),
-            "argv": [sys.executable, *program, "init", *flags, *arguments],
+            "argv": [sys.executable, *started, "init", *flags, *arguments],
             "environment": world,
             "prepare": prepare,
             "programs": ["/usr", sys.base_prefix, sys.prefix, str(ROOT)],
@@ -209,10 +212,14 @@ def booted(
         guest.pid = int(said.split()[1])
         if ready:
             guest.wait_for("guestd init:", "serve is ready")
-        yield guest
-        if launcher.poll() is None:
-            guest.signal(signal.SIGKILL)
-            launcher.communicate(timeout=SECONDS)
+        try:
+            yield guest
+        finally:
+            if launcher.poll() is None:
+                # What is in a namespace ends with its PID 1; an ordinary process has to end what it started itself.
+                for _ in range(1 if first else 3):
+                    guest.signal(signal.SIGKILL if first else signal.SIGTERM)
+                launcher.communicate(timeout=SECONDS)
 
 
 def _end(launcher: subprocess.Popen[str]) -> None:
@@ -245,6 +252,8 @@ def launch(plan: dict[str, Any]) -> None:
 
 
 def _become(plan: dict[str, Any]) -> None:
+    # Standard output leads to the test, for what the launcher has to tell.
+    os.dup2(2, 1)
     root = "/"
     if plan["bare"]:
         root = _make_root(plan)
