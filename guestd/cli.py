@@ -25,8 +25,8 @@ EXIT_USAGE = 2
 EXIT_CONFIG = 78
 
 USAGE = """\
-usage: guestd init [--listen ADDR]... [--config FILE] [-- WORKLOAD...]
-       guestd serve [--listen ADDR]... [--config FILE] [-- WORKLOAD...]
+usage: guestd serve [--listen ADDR]... [--config FILE] [-- WORKLOAD...]
+       guestd init [--listen ADDR]... [--config FILE] [-- WORKLOAD...]
        guestd check [--listen ADDR]... [--config FILE] [--json]
        guestd check --keys
        guestd version [--json]
@@ -36,9 +36,9 @@ HELP = f"""\
 guestd, the supervisor inside an agent's microVM
 
 {USAGE}
+  serve      run the supervisor; prints one line when it is ready, and ends in order on SIGTERM
   init       be PID 1 of a machine or a container: mount what is missing, listen, keep `serve` running, reap,
              end in order; what follows -- is the workload, which serve runs
-  serve      run the supervisor; prints one line when it is ready, and ends in order on SIGTERM
   check      show every setting that is in force, where it comes from, and what is wrong; changes nothing
   version    print the version
 
