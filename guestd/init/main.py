@@ -134,7 +134,6 @@ class _Init:
             self._oom_score_adj = _protect()
         if self._world == world.MACHINE:
             self._set_up_machine(settings)
-            self._try("more sockets", doors.open, self._say)
         elif self._world == world.PROCESS:
             from guestd.init import libc
 

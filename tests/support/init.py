@@ -93,7 +93,11 @@ class Guest:
     def connect(self) -> socket.socket:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         sock.settimeout(SECONDS)
-        sock.connect(str(self.directory / "guestd.sock"))
+        try:
+            sock.connect(str(self.directory / "guestd.sock"))
+        except OSError:
+            sock.close()
+            raise
         return sock
 
     def run(self, source: str) -> Any:  # noqa: ANN401  whatever the test asks for

@@ -24,13 +24,23 @@ SBIN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 #: Somebody who outlives serve, told by a file; ignoring SIGTERM when it is asked for.
 LEFT = """
 def leave(ignore):
+    told, tell = os.pipe()
     if os.fork() == 0:
         os.setsid()
-        os.closerange(3, 100)  # the connection, whose end the test waits for, and what nobody else is to hold
         signal.signal(signal.SIGTERM, signal.SIG_IGN if ignore else signal.SIG_DFL)
+        # Among these the connection, whose end the test waits for, and the pipe.
+        os.closerange(3, 100)
         while True:
             signal.pause()
+    os.close(tell)
+    os.read(told, 1)
+    os.close(told)
 """
+
+
+def milliseconds(line: str) -> int:
+    """Since the start, as a line of the console has it."""
+    return int(line.partition("[")[2].split()[0])
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -102,7 +112,10 @@ def test_the_second_signal_shortens_and_the_third_ends_it() -> None:
         guest.wait_for("SIGTERM again: stopping sooner")
         guest.wait_for("TOLD", times=2)
         guest.signal(signal.SIGTERM)
-        guest.wait_for("serve has not ended within its time: SIGKILL")
+        # Not by the five seconds that the second one left.
+        said = guest.wait_for("SIGTERM again: stopping now"), guest.wait_for("within its time: SIGKILL")
+        third, killed = (milliseconds(line) for line in said)
+        assert killed - third < 3000
         assert guest.wait() == 137
 
 
@@ -210,7 +223,9 @@ def test_a_second_signal_at_the_very_end_does_not_wait_for_the_rest() -> None:
         guest.signal(signal.SIGTERM)
         guest.wait_for("SIGTERM to what is left")
         guest.signal(signal.SIGTERM)
-        guest.wait_for("SIGKILL to what is left")
+        said = guest.wait_for("SIGTERM to what is left"), guest.wait_for("SIGKILL to what is left")
+        asked, killed = (milliseconds(line) for line in said)
+        assert killed - asked < 1500  # not the two seconds that are theirs otherwise
         assert guest.wait() == 0
 
 
@@ -239,7 +254,8 @@ def test_a_dirty_file_system_is_clean_afterwards(held: bool) -> None:
     """With data that nobody has synced, a mount on top, and a program that holds a file open and will not end."""
     with booted(bare=True, kind="machine", prepare=DISK, begin=LEFT) as guest:
         guest.run(
-            f"f = open('/data/file', 'wb'); f.write(b'dirty' * 100_000); f.flush()\nif {held}: leave(True)"
+            f"f = open('/data/file', 'wb'); f.write(b'dirty' * 100_000); f.flush()\n"
+            f"if {held}: os.dup2(f.fileno(), 150); leave(True)"
         )
         guest.run("os.mkdir('/data/below/x')")
         assert guest.stop() == SWITCHED_OFF

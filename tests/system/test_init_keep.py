@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.init import FAKE, SECONDS, booted
+from tests.support.init import FAKE, ROOT, SECONDS, booted
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tests.support.init import Guest
 
 AT_ONCE = {"GUESTD_INIT_RESTART_RESET": "0"}
@@ -271,6 +275,7 @@ def test_a_thousand_descriptors_come_back_in_order() -> None:
         for _ in range(2):
             kill_serve(guest)
             assert guest.run("answer = len(descriptors('m'))") == 2000
+            guest.run("orphans(1); answer = records(1)")
             names = guest.run("answer = [os.readlink(f'/proc/self/fd/{fd}') for fd in descriptors('m')]")
             assert names == [f"/memfd:{at} (deleted)" for at in range(2000)]
 
@@ -292,14 +297,62 @@ def test_only_serve_itself_is_heard() -> None:
 
 
 def test_the_last_words_of_a_serve_that_dies_at_once_are_heard() -> None:
-    with booted(environment=AT_ONCE) as guest:
+    """Also those that come after PID 1 has listened for the last time: here it listens only when it reaps."""
+    fault = """
+import guestd.init.keeper as k
+hear = k.Keeper.hear
+k.Keeper.hear = lambda self, *, everything=False: hear(self, everything=True) if everything else None
+"""
+    with faulty(fault, environment={**AT_ONCE, "GUESTD_INIT_READY_TIMEOUT": "0"}, ready=False) as guest:
+        guest.wait_for("started serve")
         with guest.connect() as sock:
             sock.sendall(
                 b"[notify('FDSTORE=1\\nFDNAME=last', os.memfd_create(str(n))) for n in range(5)]\n"
                 b"os.kill(os.getpid(), 9)"
             )
-        guest.wait_for("is ready", times=2)
+        guest.wait_for("started serve", "with 5 stored descriptors")
         assert guest.run("answer = NAMES") == ["listen", *["last"] * 5, "init"]
+
+
+PLACED = """
+import os, random, sys
+from guestd.init.child import place
+random.seed(int(sys.argv[1]))
+fds = [os.memfd_create(str(n)) for n in range(40)]
+numbers = random.sample(range(3, 60), 40)
+# Each at a number of its own choice, by way of numbers far above.
+for at, fd in enumerate(fds):
+    os.dup2(fd, 200 + at)
+os.closerange(3, 200)
+for at, number in enumerate(numbers):
+    os.dup2(200 + at, number, inheritable=False)
+os.closerange(200, 300)
+place(numbers)
+assert [os.readlink(f"/proc/self/fd/{3 + at}") for at in range(40)] == [f"/memfd:{at} (deleted)" for at in range(40)]
+assert all(os.get_inheritable(3 + at) for at in range(40))
+"""
+
+
+def test_descriptors_are_put_in_order_from_wherever_they_are() -> None:
+    for seed in range(20):
+        subprocess.run(
+            [sys.executable, "-c", PLACED, str(seed)],
+            check=True,
+            env={"PYTHONPATH": str(ROOT)},
+            timeout=SECONDS,
+        )
+
+
+def test_what_python_ignores_is_not_ignored_in_serve() -> None:
+    with booted() as guest:
+        script = "grep SigIgn /proc/self/status >&2; exit 9"
+        with guest.connect() as sock:
+            sock.sendall(
+                f"ask(b'u' + {chr(0).join(['/bin/sh', '-c', script])!r}.encode()); os._exit(75)".encode()
+            )
+        ignored = int(guest.wait_for("SigIgn:").split()[1], 16)
+        # Those above 31 are the C library's.
+        assert ignored & 0x7FFFFFFF == 0
 
 
 # ---------------------------------------------------------------------------------------------------- upgrades
@@ -356,21 +409,42 @@ def test_what_is_not_understood_is_said_and_nothing_else() -> None:
 # --------------------------------------------------------------------------------------------------- the rest
 
 
-def test_the_loop_goes_on_after_a_mistake_in_it() -> None:
-    """A fault put into PID 1 itself: what it fails at it says, and it does the rest."""
-    fault = "import guestd.init.keeper as k; k.Keeper._command = lambda *_: 1 / 0"
+FAULTS = {
+    "hearing serve": "import guestd.init.keeper as k; k.Keeper._command = lambda *_: 1 / 0",
+    # Once: what woke the loop is not told again, so it has to look again by itself.
+    "reaping": """
+import os, guestd.init.reap as r
+reap, fault = r.reap, os.environ["GUESTD_RUNTIME_DIR"] + "/fault"
+r.reap = lambda before: (os.unlink(fault), 1 / 0) if os.path.exists(fault) else reap(before)
+""",
+}
+
+
+@contextlib.contextmanager
+def faulty(fault: str, **more: Any) -> Generator[Guest]:  # noqa: ANN401  as `booted` takes it
+    """With a fault put into PID 1 itself, by a program that is fake_serve.py otherwise."""
     with tempfile.TemporaryDirectory() as directory:
-        program = Path(directory) / "broken.py"
+        program = Path(directory) / "faulty.py"
         program.write_text(
-            f"import sys\nif sys.argv[1] == 'init':\n    {fault}\nexec(open({str(FAKE)!r}).read())\n"
+            f"import sys\nif sys.argv[1] == 'init':\n    exec({fault!r})\nexec(open({str(FAKE)!r}).read())\n"
         )
-        with booted(program=program, environment=AT_ONCE) as guest:
-            for _ in range(3):
-                guest.run("ask(b'r')")
-            guest.wait_for("failed at hearing serve: ZeroDivisionError")
-            kill_serve(guest)
-            assert guest.run("answer = 1") == 1
-            assert guest.stop() == 0
+        with booted(program=program, **more) as guest:
+            yield guest
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_the_loop_goes_on_after_a_mistake_in_it(what: str) -> None:
+    with faulty(FAULTS[what], environment=AT_ONCE) as guest:
+        if what != "reaping":
+            guest.run("[ask(b'?') for _ in range(3)]")
+            guest.wait_for(f"failed at {what}", times=3)
+        pid = guest.serve_pid()
+        (guest.directory / "fault").touch()
+        os.kill(pid, signal.SIGKILL)
+        guest.wait_for(f"failed at {what}: ZeroDivisionError")
+        guest.wait_for("is ready", times=2)
+        assert guest.run("answer = 1") == 1
+        assert guest.stop() == 0
 
 
 def test_the_manager_above_hears_that_it_is_ready() -> None:
