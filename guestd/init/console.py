@@ -56,3 +56,12 @@ class Console:
             # Nobody listens any more: there is nowhere to say that either.
             pass
         self.unsaid += 1
+
+    def fail(self, what: str, error: BaseException) -> None:
+        """A mistake of our own, with where it was made."""
+        # Late: it is never needed.
+        import traceback
+
+        self.say(f"{what}: {error!r}")
+        for line in traceback.format_exception(error)[-4:-1]:
+            self.say(" ".join(line.split()))

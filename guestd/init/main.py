@@ -9,29 +9,22 @@ before anybody can connect.
 from __future__ import annotations
 
 import os
-import resource
 import select
 import sys
 import time
 
-from guestd.init import end, life, listen, machine, mounts, signals, world
+from guestd.init import end, life, signals, world
+from guestd.init.boot import Boot
 from guestd.init.console import Console
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from guestd.config import Settings
     from guestd.init.keeper import Keeper
-    from guestd.init.network import Wanted
 
 #: How long a loop that fails at every turn waits, so as not to do only that.
 _AFTER_FAILURE = 0.1
-#: Of a file that does not have one of these words in it, PID 1 needs nothing, and does not import a reader of TOML.
-_OURS = (b"init", b"listen", b"token_file", b"runtime_dir", b"unix_uids", b"grace")
-#: Where descriptors may be many: those that are stored, twice while they are handed over, and some for ourselves.
-_FILES_WANTED = 16384
-_FILES_RESERVED = 256
 
 
 def run(
@@ -55,7 +48,7 @@ def run(
             if status is not None:
                 return status
         except Exception as error:  # noqa: BLE001  PID 1 that ends takes everything with it
-            init.say_failure("something went wrong here", error)
+            init.console.fail("something went wrong here", error)
             time.sleep(_AFTER_FAILURE)
 
 
@@ -71,21 +64,12 @@ class _Init:
         _fill_standard_fds()
         self.console = Console(begun)
         self._say = self.console.say
-        self._program = program
-        self._listen_to = listen_to
-        self._config = config
-        self._workload = workload
-        self._environ = dict(os.environ)
+        self._boot = Boot(program, listen_to, config, workload, self.console)
         self._signals = signals.Signals()
         self._poll = select.poll()
         self._poll.register(self._signals.wake, select.POLLIN)
         self._polled: dict[int, int] = {}
-        self._world = world.MACHINE
-        self._settings: Settings | None = None
-        self._doors: listen.Doors | None = None
         self._keeper: Keeper | None = None
-        self._at_boot: frozenset[int] = frozenset()
-        self._oom_score_adj = ""
         #: Asked to stop: how a machine is to end, the status a container ends with, and until when serve may take.
         self._how: str | None = None
         self._status: int | None = None
@@ -93,135 +77,12 @@ class _Init:
         self._stops = 0
         self._failed = False
 
-    def say_failure(self, what: str, error: BaseException) -> None:
-        # Late: it is never needed.
-        import traceback
-
-        self._say(f"{what}: {error!r}")
-        for line in traceback.format_exception(error)[-4:-1]:
-            self._say(" ".join(line.split()))
-
-    def _try(self, what: str, act: Callable[..., object], *arguments: object) -> None:
-        try:
-            act(*arguments)
-        except Exception as error:  # noqa: BLE001  a boot that lacks a step is better than none
-            self.say_failure(what, error)
-
-    # --------------------------------------------------------------------------------------------------------- the boot
-
-    def _boot(self) -> Keeper:
-        first = os.getpid() == 1
-        if first:
-            self._try("the first mounts", mounts.mount_first, self._say)
-        self._settings = settings = self._read_settings()
-        self._world, why = world.find(settings.init.kind)
-        if self._world == world.MACHINE:
-            self._try("the console", self._take_console)
-            self._environ.setdefault("PATH", machine.PATH)
-            os.environ.setdefault("PATH", machine.PATH)
-        if first:
-            self._try("mounts", mounts.mount_rest, self._world, self._say)
-        given = listen.take_given(self._environ)
-        listen.forget_given(self._environ)
-        listening = [fd for fd, _ in given if listen.is_listening(fd)]
-        self._doors = doors = self._doors or listen.Doors(settings, self._listen_to, listening)
-        self._try("listening", doors.open, self._say)
-        # Here everybody who connects can wait; from here on nobody waits for us.
-        self._say(f"this is a {self._world} ({why})")
-        if first:
-            self._try("links in /dev", mounts.link_devices, self._say)
-        if self._world == world.CONTAINER:
-            self._oom_score_adj = _protect()
-        if self._world == world.MACHINE:
-            self._set_up_machine(settings)
-        elif self._world == world.PROCESS:
-            from guestd.init import libc
-
-            self._try("becoming the parent of orphans", libc.adopt_orphans)
-        self._at_boot = frozenset(each.id for each in mounts.table())
-        return self._make_keeper(settings, doors, [each for each in given if each[0] not in listening])
-
-    def _make_keeper(self, settings: Settings, doors: listen.Doors, stored: list[tuple[int, str]]) -> Keeper:
-        from guestd.init.keeper import Keeper
-
-        arguments = ["serve"]
-        for each in self._listen_to:
-            arguments += ["--listen", each]
-        if self._config is not None:
-            arguments += ["--config", self._config]
-        if self._workload is not None:
-            arguments += ["--", *self._workload]
-        files, now_files = _raise_file_limit()
-        keeper = Keeper(
-            self._program,
-            arguments,
-            self._environ,
-            settings,
-            doors,
-            self._say,
-            world=self._world,
-            files=files,
-            oom_score_adj=self._oom_score_adj,
-            store_max=min(settings.init.fd_store, max(0, now_files - _FILES_RESERVED) // 2),
-        )
-        for fd, name in stored:
-            keeper.store.add(name, [fd], watch=False)
-        return keeper
-
-    def _read_settings(self) -> Settings:
-        """What is wrong with them is for serve to say, which reads all of them."""
-        from guestd.config import DEFAULT_FILE, resolve
-
-        name = self._config or DEFAULT_FILE
-        try:
-            with open(name, "rb") as file:
-                data: bytes | None = file.read()
-        except OSError:
-            data = None
-        if data is not None and not any(word in data for word in _OURS):
-            data = None
-        environ, cmdline = self._environ, _read("/proc/cmdline")
-        try:
-            return resolve(file=data, file_name=name, cmdline=cmdline, environ=environ).settings
-        except Exception as error:  # noqa: BLE001  there is always a way to go on: with none
-            self.say_failure("the settings could not be read", error)
-            return resolve().settings
-
-    def _take_console(self) -> None:
-        self.console.move("/dev/console")
-        for fd in (0, 1, 2):
-            # Only where the kernel found no console: what it has opened is right.
-            if os.path.isdir(f"/proc/self/fd/{fd}"):
-                other = os.open("/dev/console" if fd else os.devnull, os.O_RDWR | os.O_NOCTTY)
-                os.dup2(other, fd)
-                os.close(other)
-        os.chdir("/")
-
-    def _set_up_machine(self, settings: Settings) -> None:
-        from guestd.init import libc, network
-
-        init = settings.init
-        wanted = network.Wanted(
-            interface=init.interface, addresses=init.address, gateways=init.gateway, dns=init.dns
-        )
-        self._try("ip=", _fill_from_kernel, wanted)
-        self._try("the hostname", machine.name_it, init.hostname or wanted.hostname, self._say)
-        # Before the network, whose settings may depend on them, and after the modules, which bring their own.
-        self._try("modules", machine.load_modules, init.modules, self._say)
-        self._try("sysctl", machine.set_kernel, init.sysctl, self._say)
-        self._try("the network", network.set_up, wanted, self._say)
-        try:
-            # Ctrl-Alt-Del, and a hypervisor's way of saying it, is SIGINT from now on, and no sudden end.
-            libc.reboot(libc.RB_DISABLE_CAD)
-        except OSError as error:
-            self._say(f"ctrl-alt-del stays with the kernel: {error.strerror}")
-
     # --------------------------------------------------------------------------------------------------------- the loop
 
     def turn(self) -> int | None:
         """One turn of the loop; the exit status when there is nothing left to do."""
         if self._keeper is None:
-            self._keeper = self._boot()
+            self._keeper = self._boot.run()
             self._keeper.start(time.monotonic())
         keeper = self._keeper
         self._register(keeper)
@@ -257,7 +118,7 @@ class _Init:
             act(*arguments)
         except Exception as error:  # noqa: BLE001  see the module's promise
             self._failed = True
-            self.say_failure(f"failed at {what}", error)
+            self.console.fail(f"failed at {what}", error)
 
     def _end_stop(self, keeper: Keeper, now: float) -> None:
         if now >= self._stop_due and keeper.pid:
@@ -316,7 +177,7 @@ class _Init:
         self._stops += 1
         if self._stops == 1:
             self._say(f"{signals.name(number)}: stopping, within {keeper.stop_seconds:g} s")
-            self._how = self._how or self._meaning(number)
+            self._how = self._how or self._meaning(keeper, number)
             self._stop_due = min(self._stop_due, now + keeper.stop_seconds)
         elif self._stops == 2:
             self._say(f"{signals.name(number)} again: stopping sooner")
@@ -326,12 +187,11 @@ class _Init:
             self._stop_due = now
         keeper.stop()
 
-    def _meaning(self, number: int) -> str:
+    def _meaning(self, keeper: Keeper, number: int) -> str:
         """Of a signal, for a machine; elsewhere only a reboot has a status of its own."""
-        assert self._settings is not None
-        if number == signals.REBOOT or (number == signals.INT and self._world == world.MACHINE):
+        if number == signals.REBOOT or (number == signals.INT and self._boot.world == world.MACHINE):
             return end.REBOOT
-        return end.HALT if number == signals.HALT else self._settings.init.power_off
+        return end.HALT if number == signals.HALT else keeper.settings.init.power_off
 
     def _answer(self, keeper: Keeper) -> None:
         """What serve has asked for."""
@@ -349,7 +209,7 @@ class _Init:
 
     def _reload(self, keeper: Keeper) -> None:
         """Times and limits from now on; where it listens and what the machine is like stays."""
-        keeper.settings = self._settings = self._read_settings()
+        keeper.settings = self._boot.read_settings()
 
     # ---------------------------------------------------------------------------------------------------------- the end
 
@@ -366,10 +226,10 @@ class _Init:
             ("closing", keeper.notify.close),
             ("closing", keeper.store.close),
         ):
-            self._try(what, act)
-        self._try("ending processes", end.end_processes, self._world, self._say, self._signals)
-        self._try("storage", end.end_storage, self._world, self._say, self._signals, self._at_boot)
-        return end.leave(self._world, how, status, self._say)
+            self._do(what, act)
+        self._do("ending processes", end.end_processes, self._boot.world, self._say, self._signals)
+        self._do("storage", end.end_storage, self._boot.world, self._say, self._signals, self._boot.at_boot)
+        return end.leave(self._boot.world, how, status, self._say)
 
 
 def _fill_standard_fds() -> None:
@@ -377,55 +237,6 @@ def _fill_standard_fds() -> None:
     while (fd := os.open("/", os.O_RDONLY | os.O_DIRECTORY)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
-
-
-def _raise_file_limit() -> tuple[tuple[int, int], int]:
-    """RLIMIT_NOFILE as it was, which is what `serve` gets, and the soft limit that is in force here now."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    hard = before[1]
-    for most in (_FILES_WANTED, hard):
-        if hard != resource.RLIM_INFINITY and hard < most:
-            wanted = (most, most)
-        else:
-            wanted = (_FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, _FILES_WANTED), hard)
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, wanted)
-            break
-        except (ValueError, OSError):
-            # No right to raise the hard one.
-            continue
-    return before, resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _protect() -> str:
-    """PID 1 of a container can be chosen when memory is short, and everything would go with it. (A machine's cannot.)
-
-    Returns what was there, which is what `serve` gets; nothing when it is as before.
-    """
-    before = _read("/proc/self/oom_score_adj").strip()
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("-1000")
-    except OSError:
-        # No right to. Then it is as likely as others.
-        return ""
-    return before
-
-
-def _fill_from_kernel(wanted: Wanted) -> None:
-    from guestd._config_sources import kernel_words
-
-    for word, value in kernel_words(_read("/proc/cmdline")):
-        if word == "ip" and value:
-            wanted.fill(value)
-
-
-def _read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def program_of(arguments: Sequence[str]) -> list[str]:
