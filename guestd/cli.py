@@ -45,6 +45,7 @@ guestd, the supervisor inside an agent's microVM
   --listen ADDR   where to listen, instead of the usual places; may be given several times:
                   unix:PATH, vsock:CID:PORT (CID may be any), tcp:HOST:PORT
   --config FILE   the configuration file, instead of /etc/guestd/guestd.toml
+  WORKLOAD        the image's own program, which guestd runs and looks after (workload.command)
   --json          print one JSON object
   --keys          print all settings there are, as a Markdown table
 
@@ -86,6 +87,11 @@ class _Arguments:
             self.command = "version" if rest.pop(0) == "--version" else "help"
         else:
             raise _UsageError("which command?")
+        if "--" in rest and "WORKLOAD" in _SWITCHES.get(self.command, ()):
+            at = rest.index("--")
+            rest, self.workload = rest[:at], rest[at + 1 :]
+            if not self.workload:
+                raise _UsageError("nothing stands behind --: the workload goes there")
         while rest:
             self._take(rest)
 
@@ -143,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return EXIT_OK
 
 
-def load(config: str | None, listen: Sequence[str] = ()) -> Configuration:
+def load(config: str | None, listen: Sequence[str] = (), workload: Sequence[str] = ()) -> Configuration:
     """Read the sources of settings as they are now. `config` None means the usual file, which need not exist."""
     from guestd.config import DEFAULT_FILE, Configuration, Origin, Problem, resolve
 
@@ -165,7 +171,9 @@ def load(config: str | None, listen: Sequence[str] = ()) -> Configuration:
     except OSError:
         # No /proc, or none for us: then nobody has told us anything there.
         cmdline = ""
-    flags = {"listen": list(listen)} if listen else {}
+    flags: dict[str, object] = {"listen": list(listen)} if listen else {}
+    if workload:
+        flags["workload.command"] = list(workload)
     found = resolve(file=file, file_name=name, cmdline=cmdline, environ=os.environ, flags=flags)
     return Configuration(found.settings, found.origins, (*problems, *found.problems))
 
@@ -189,7 +197,7 @@ def _init(arguments: _Arguments, words: Sequence[str], problem: str = "") -> int
 
 
 def _serve(arguments: _Arguments) -> int:
-    configuration = load(arguments.config, arguments.listen)
+    configuration = load(arguments.config, arguments.listen, arguments.workload or ())
     if configuration.problems:
         for problem in configuration.problems:
             print(f"guestd: {problem}", file=sys.stderr)

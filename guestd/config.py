@@ -23,6 +23,7 @@ from guestd._config_kinds import (
     TableOf,
     Text,
 )
+from guestd._config_life import CommandLine, HealthCheck
 from guestd._config_section import DEFAULT, Key, Origin, Section, keys_of, merge, spell
 from guestd._config_sources import (
     SOURCES,
@@ -236,10 +237,69 @@ class Supervisor(Section):
     )
 
 
+class Idle(Section):
+    """How long a session lasts that nobody uses, or that has lasted long."""
+
+    timeout: float = _time(
+        "The session stops when nothing has gone on in it for so long.", "15m", "0", "3650d", "never"
+    )
+    lifetime: float = _time(
+        "The session stops after so long, whatever goes on in it.", "8h", "0", "3650d", "never"
+    )
+    warning: float = _time("How long before such a stop it is announced by an event.", "60s", "0", "1h")
+
+
+class Workload(Section):
+    """The image's own program, which guestd runs and looks after."""
+
+    command: str | tuple[str, ...] = _key(
+        "The program. `guestd serve -- COMMAND` says the same.", CommandLine(), "", "none"
+    )
+    user: str = _key("Whom it runs as, by name or number.", User(), "", "as commands do")
+    cwd: str = _path("Where it runs.", "", "as commands do")
+    env: Mapping[str, str] = _key(
+        "Its environment: above the session's.", TableOf(Text(), VariableName()), {}, "nothing"
+    )
+    restart: str = _choice(
+        "Whether it is started again when it has ended.", "on-failure", "always", "on-failure", "never"
+    )
+    backoff: float = _time(
+        "The wait before it is started again; doubled each time that it lasted less than 10 s.",
+        "1s",
+        "100ms",
+        "1h",
+    )
+    backoff_max: float = _time("The longest such wait.", "1m", "100ms", "1d")
+    exit_ends_session: bool = _key(
+        "When it has ended and is not started again, the session stops, and `guestd serve` ends with its status.",
+        Boolean(), default=False,
+    )  # fmt: skip
+    health: str = _key("Where it says how it is, and that it is busy.", HealthCheck(), "", "it is not asked")
+    health_interval: float = _time("How often it is asked.", "10s", "100ms", "1h")
+    health_timeout: float = _time("How long an answer may take.", "5s", "100ms", "1h")
+
+
 class Stop(Section):
     """The end of the session."""
 
-    grace: float = _time("Between SIGTERM and SIGKILL for all that still runs.", "15s", "0", "1h")
+    grace: float = _time("What the whole stop may take: programs that end, hooks, disks.", "15s", "0", "1h")
+    hooks: tuple[str | tuple[str, ...], ...] = _key(
+        "Commands that are run when all programs have ended.", ListOf(CommandLine()), (), "none"
+    )
+    hook_timeout: float = _time("How long each of them may take, within the grace.", "5s", "100ms", "1h")
+
+
+class Resume(Section):
+    """After a pause of the machine, or when it was made of a snapshot."""
+
+    hooks: tuple[str | tuple[str, ...], ...] = _key(
+        "Commands that are run when all has been mended.", ListOf(CommandLine()), (), "none"
+    )
+    hook_timeout: float = _time("How long each of them may take.", "5s", "100ms", "1h")
+    patience: float = _time(
+        "How long a connection may be silent when it is asked whether it is still there; then it is dropped.",
+        "2s", "10ms", "1m",
+    )  # fmt: skip
 
 
 class Init(Section):
@@ -315,8 +375,11 @@ class Settings(Section):
     limits: Limits = _section(Limits)
     access: Access = _section(Access)
     supervisor: Supervisor = _section(Supervisor)
+    idle: Idle = _section(Idle)
+    workload: Workload = _section(Workload)
     stop: Stop = _section(Stop)
     init: Init = _section(Init)
+    resume: Resume = _section(Resume)
 
     @property
     def spool_dir(self) -> str:

@@ -5,8 +5,8 @@
         connections   outlive their listeners
           listeners
 
-The end goes from the bottom up: no new connections; nothing new is started and what runs is ended; the
-connections hear the results and are told goodbye; then the rest. Each step is bounded by `stop.grace`.
+The end goes from the bottom up: nothing new is started and what runs is ended (lifecycle/stop.py); the connections hear
+the results and are told goodbye; then the rest. All of it is bounded by `stop.grace`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,26 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import trio
 
 import guestd
-from guestd.errors import ConfigError, GuestdError, ShuttingDown
+from guestd.errors import ConfigError, GuestdError, ShuttingDown, Unsupported
+from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
+from guestd.process.handed import INIT, take_handed
 from guestd.process.identity import Users
 from guestd.process.plan import write_oom_score_adj
 from guestd.process.reaper import Reaper
 from guestd.process.spawn import Spawner
+from guestd.process.statuses import Statuses
+from guestd.process.store import FdStore
+from guestd.process.watchdog import Watchdog
 from guestd.service.session import Session, read_boot_id
+from guestd.session.adoption import is_kept, sort
+from guestd.session.chronicle import Chronicle, SessionPage
 from guestd.session.command import Command
 from guestd.session.jobs import FDS_IN_RESERVE, FDS_OF_A_JOB, Jobs
 from guestd.session.program import Programs
@@ -47,9 +55,11 @@ if TYPE_CHECKING:
     from guestd.transport.listeners import Listener
 
 _log = logging.getLogger("guestd")
-#: After the grace, for what cannot be hurried: the kernel taking back memory, last frames to a peer.
-_LAST_STEPS = 5.0
 _STDERR_FD = 2
+#: For the last words to all who are connected.
+_FAREWELL = 2.0
+#: After READY, before anything is done that is for later.
+_SETTLED = 1.0
 #: Settings that cannot be used, as service managers know it: starting again does not help.
 EX_CONFIG = 78
 
@@ -76,21 +86,29 @@ def serve(settings: Settings) -> int:
         return EX_CONFIG
     try:
         has_token = access.has_token
-        listeners = passed_listeners(environ, has_token=has_token) or open_listeners(
+        handed = take_handed(environ)
+        passed = [fd for name, fds in handed.items() if name != INIT and not is_kept(name) for fd in fds]
+        listeners = passed_listeners(passed, has_token=has_token) or open_listeners(
             settings, has_token=has_token
         )
     except GuestdError as error:
         sys.stderr.write(f"guestd: {error.message}\n")
         return error.exit_status
+    supervisor = _Supervisor(settings, access, listeners, environ, early, handed)
     try:
-        trio.run(_Supervisor(settings, access, listeners, environ, early).run, strict_exception_groups=True)
+        try:
+            trio.run(supervisor.run, strict_exception_groups=True)
+        except BaseExceptionGroup as group:
+            if group.split(_MakeRoom)[1] is not None:
+                raise
+            return HAND_OVER
     finally:
         for listener in listeners:
             listener.close()
         # A signal that comes now has its wish already; an interpreter that takes itself apart would die of it.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-    return 0
+    return supervisor.status
 
 
 class _Supervisor:
@@ -101,13 +119,16 @@ class _Supervisor:
         listeners: list[Listener],
         environ: Mapping[str, str],
         early: list[int],
+        handed: Mapping[str, list[int]],
     ) -> None:
         self._early = early
+        self._handed = handed
         self._settings = settings
         self._access = access
         self._listeners = listeners
         self._environ = environ
-        self._stop_signals = 0
+        #: What this process ends with.
+        self.status = 0
 
     async def run(self) -> None:
         settings = self._settings
@@ -117,6 +138,9 @@ class _Supervisor:
         own = users.own_identity()
         spawner = Spawner(own, reaper)
         _protect(settings.supervisor.oom_score_adj, spawner)
+        store = FdStore(self._environ)
+        identity = SessionPage.find(self._handed, store)
+        statuses = Statuses(next(iter(self._handed.get(INIT, ())), None), _clock)
         programs = Programs(settings, users, own, os.environb)
         jobs = Jobs(
             settings,
@@ -126,66 +150,143 @@ class _Supervisor:
             reaper=reaper,
             cgroups=cgroups,
             clock=_clock,
+            chronicle=Chronicle(store, reaper),
+            statuses=statuses,
+            kept=sort(self._handed),
         )
+        leaving = trio.Event()
         session = Session(
+            upgrade=Upgrade(store, statuses, spawner, own, leaving.set),
             settings=settings, jobs=jobs, reaper=reaper, spawner=spawner, clock=_clock, has_cgroups=cgroups is not None,
-            boot_id=read_boot_id(),
+            boot_id=read_boot_id(), session_id=identity.session_id, generation=identity.generation,
+            previous=identity.previous, identity_changed=identity.write,
             listening=[listener.name for listener in self._listeners], started=_clock(),
         )  # fmt: skip
         try:
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 async with trio.open_nursery() as base:
                     base.start_soon(reaper.run)
+                    base.start_soon(Watchdog(self._environ, self._beat).run)
                     async with trio.open_nursery() as outer:
                         await outer.start(jobs.run)
-                        await self._serve(session, signals)
+                        await self._serve(session, identity, signals, leaving)
                         outer.cancel_scope.cancel()
                     base.cancel_scope.cancel()
+        except BaseException:
+            # Not in order, or to make room for another: what is kept stays kept, for the supervisor after this one.
+            await store.flush()
+            store.close()
+            raise
         finally:
             jobs.close()
+            identity.close()
+            statuses.close()
+            await store.flush()
+            store.close()
             spawner.close()
             if cgroups is not None:
                 cgroups.close()
             reaper.close()
 
-    async def _serve(self, session: Session, signals: trio.abc.ReceiveChannel[int] | object) -> None:
+    async def _serve(
+        self, session: Session, identity: SessionPage, signals: object, leaving: trio.Event
+    ) -> None:
         doors = Doors(session, self._access)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in self._listeners:
                     accepting.start_soon(doors.accept, listener, connections)
-                self._ready(session)
-                if not self._early:
-                    await _first(signals)
+                self._ready(session, identity)
+                async with trio.open_nursery() as living:
+                    living.start_soon(session.life.run)
+                    living.start_soon(_prepare)
+                    living.start_soon(self._heed, session, signals)
+                    living.start_soon(self._make_room, session, leaving)
+                    await living.start(_heed_hang_ups, session)
+                    await session.life.stop.run(lambda: notify(self._environ, "STOPPING=1"))
+                    living.cancel_scope.cancel()
                 accepting.cancel_scope.cancel()
-            await self._stop(session, connections, signals)
+            connections.cancel_scope.cancel()
+        self._tell_init(session)
 
-    def _ready(self, session: Session) -> None:
+    def _beat(self) -> None:
+        notify(self._environ, "WATCHDOG=1")
+
+    def _ready(self, session: Session, identity: SessionPage) -> None:
         notify(self._environ, "READY=1")
         sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
         sys.stderr.flush()
+        # Imported only now, and there before the first request: nothing has waited since READY.
+        from guestd.lifecycle.life import Life
+
+        session.life = life = Life(session)
+        if identity.use is not None:
+            life.watch.take_over(identity.use)
+        life.watch.changed = lambda: identity.note_use(life.watch.to_map())
         # What was imported stays: no collection need walk through it again.
         gc.freeze()
 
-    async def _stop(self, session: Session, connections: trio.Nursery, signals: object) -> None:
-        grace = self._settings.stop.grace
-        _log.info("stopping: %d jobs run; grace %s s", session.jobs.running, grace)
-        notify(self._environ, "STOPPING=1")
-        with trio.move_on_after(grace + _LAST_STEPS):
-            async with trio.open_nursery() as hurry:
-                hurry.start_soon(self._hurry, session, signals)
-                await session.jobs.stop(grace)
-                hurry.cancel_scope.cancel()
+    async def _make_room(self, session: Session, leaving: trio.Event) -> None:
+        """For another version, once it is to come: it takes up everything where this one leaves it."""
+        await leaving.wait()
+        _log.info("making room for another supervisor: %d jobs run", session.jobs.running)
+        error = ShuttingDown(
+            "guestd is being replaced by another version, and everything goes on; come back at once"
+        )
+        with trio.move_on_after(_FAREWELL):
             async with trio.open_nursery() as farewells:
                 for connection in session.connections:
-                    farewells.start_soon(connection.goodbye, ShuttingDown("the session has stopped"))
-        connections.cancel_scope.cancel()
+                    farewells.start_soon(connection.goodbye, error)
+        raise _MakeRoom
 
-    async def _hurry(self, session: Session, signals: object) -> None:
-        """A second signal shortens the end."""
-        await _first(signals)
-        _log.info("stopping at once")
-        await session.jobs.stop(0)
+    async def _heed(self, session: Session, signals: object) -> None:
+        """A signal stops the session; a second one takes the grace away."""
+        stop = session.life.stop
+        while True:
+            if not self._early:
+                await _first(signals)
+            self._early.clear()
+            stop.ask("signal", grace=0.0 if stop.asked.is_set() else None)
+
+    def _tell_init(self, session: Session) -> None:
+        from guestd.lifecycle.machine import tell_init
+
+        stop = session.life.stop
+        self.status = stop.status
+        if stop.cause != "signal":
+            tell_init(self._environ, stop.action, stop.status)
+
+
+async def _heed_hang_ups(
+    session: Session, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """SIGHUP: read the settings again. That is what an upgrade to the same version does, and nothing else notices.
+    Where there can be none, it is what a hang-up has always been, and the session stops.
+    """
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            try:
+                await session.upgrade.prepare(None)
+            except Unsupported:
+                session.life.stop.ask("signal")
+            except GuestdError as error:
+                _log.warning("the settings were not read again: %s", error.message)
+            else:
+                session.upgrade.go(None)
+
+
+class _MakeRoom(Exception):
+    """This process ends so that another takes its place."""
+
+
+async def _prepare() -> None:
+    """What only the end of the session needs is imported beside the first requests, not at that end: by then the files
+    may be another version's, or on a disk that does not answer.
+    """
+    await trio.sleep(_SETTLED)
+    for name in ("json", "guestd.lifecycle.flush", "guestd.lifecycle.hooks", "guestd.service.lifecycle"):
+        await trio.to_thread.run_sync(import_module, name)
 
 
 async def _first(signals: object) -> None:

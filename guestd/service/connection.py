@@ -114,6 +114,10 @@ class Connection:
         self._peer_window = 0
         self._most_data = DATA_LIMIT
         self._nursery: trio.Nursery | None = None
+        self._dropped: GuestdError | None = None
+        #: Frames that have come.
+        self._heard = 0
+        self._hears = trio.Event()
 
     @property
     def channels(self) -> int:
@@ -144,6 +148,7 @@ class Connection:
         except* PeerTooSlow as group:
             reason = PeerTooSlow(str(group.exceptions[0]))
         finally:
+            reason = reason or self._dropped
             if reason is not None:
                 _log.warning("%s: dropped: %s (%s)", self.peer, reason.message, reason.code)
             for channel in list(self._channels.values()):
@@ -188,6 +193,21 @@ class Connection:
             while self._control or not self._parked:
                 await self._idle.wait()
 
+    async def is_there(self, patience: float) -> bool:
+        """Does the peer still answer, or take what is sent to it?"""
+        heard, unsent = self._heard, self.link.unsent
+        self._hears = trio.Event()
+        self.post(encode(Kind.PING, 0, b"there?"))
+        with trio.move_on_after(patience):
+            await self._hears.wait()
+        return self._heard != heard or self.link.unsent < unsent
+
+    def drop(self, why: str) -> None:
+        """End it without a word: nobody is there to hear one. What the peer started goes on."""
+        self._dropped = PeerTooSlow(why)
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
     # -------------------------------------------------------------------------------------- reading
 
     async def _greet(self) -> None:
@@ -206,6 +226,8 @@ class Connection:
     async def _read(self) -> None:
         count = 0
         while (frame := await self.link.receive()) is not None:
+            self._heard += 1
+            self._hears.set()
             self._handle(frame)
             count += 1
             if self._control_bytes > _QUEUE_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from guestd.service import commands, shells, status
@@ -14,6 +15,22 @@ if TYPE_CHECKING:
     from guestd.service.session import Session
     from guestd.wire.messages import Fields
 
+#: Who only looks does not use the session.
+_ONLY_LOOK = {"commands", "events", "ps", "status", "wait"}
+
+
+def _late(name: str) -> Callable[[Session, Connection, Channel, Fields], None]:
+    """An operation on the session's life: imported when it is first asked for."""
+
+    def begin(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
+        from guestd.service import lifecycle
+
+        operation: Callable[[Session, Connection, Channel, Fields], None] = getattr(lifecycle, name)
+        operation(session, connection, channel, fields)
+
+    return begin
+
+
 _TABLE: dict[str, Callable[[Session, Connection, Channel, Fields], None]] = {
     "exec": commands.exec_,
     "attach": commands.attach,
@@ -23,6 +40,11 @@ _TABLE: dict[str, Callable[[Session, Connection, Channel, Fields], None]] = {
     "kill": commands.kill,
     "ps": commands.ps,
     "status": status.status,
+    "busy": _late("busy"),
+    "events": _late("events"),
+    "timers": _late("timers"),
+    "stop": _late("stop"),
+    "resume": _late("resume"),
 }
 
 
@@ -36,6 +58,8 @@ class SessionOperations:
         operation = _TABLE.get(name)
         if operation is None:
             return None
+        if name not in _ONLY_LOOK:
+            self._session.requested = (name, time.monotonic())
         return lambda connection, channel, fields: operation(self._session, connection, channel, fields)
 
     def names(self) -> list[str]:

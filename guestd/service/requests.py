@@ -49,6 +49,7 @@ def read_command(settings: Settings, fields: Fields) -> CommandRequest:
             retain=fields.seconds("retain", command.retain),
             scope=fields.choice("scope", SCOPES, None),
             kill_on_disconnect=fields.flag("kill_on_disconnect"),
+            background=fields.flag("background"),
         ),
     )
 

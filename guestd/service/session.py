@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from guestd.config import Settings
+    from guestd.lifecycle.life import Life
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
     from guestd.service.connection import Connection
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Session:
-    """One boot of one supervisor. `session_id` is drawn anew for each; `boot_id` is the kernel's."""
+    """One boot of one supervisor. `session_id` is drawn for each, and anew by a resume; `boot_id` is the kernel's."""
 
     settings: Settings
     jobs: Jobs
@@ -36,6 +37,12 @@ class Session:
     generation: int = 0
     started: tuple[float, float] = (0.0, 0.0)
     served: int = 0
+    #: Ids this session had before it was resumed, oldest first: who knew it by one of them finds its jobs here.
+    previous: list[str] = field(default_factory=list[str])
+    #: The last request that counts as use, and when, by the monotonic clock.
+    requested: tuple[str, float] = ("", 0.0)
+    #: There from the first moment on in which anybody can ask for anything.
+    life: Life = field(init=False)
 
     def hello(self, features: list[str]) -> Hello:
         limits = self.settings.limits
@@ -45,7 +52,14 @@ class Session:
         )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:
-        return {"boot_id": self.boot_id, "session_id": self.session_id, "generation": self.generation}
+        found: dict[str, Any] = {
+            "boot_id": self.boot_id,
+            "session_id": self.session_id,
+            "generation": self.generation,
+        }
+        if self.previous:
+            found["previous"] = list(self.previous)
+        return found
 
 
 def read_boot_id() -> str:

@@ -386,10 +386,14 @@ class Job:
 
     def lose(self, error: Exception) -> None:
         """A mistake of guestd's own: what became of the job is not known, and that is its result."""
+        self.give_up(f"guestd made a mistake while it cared for the job: {error!r}")
+
+    def give_up(self, why: str) -> None:
+        """What becomes of it will not be known here, and that is its result."""
         if self.result is None:
             facts = self._facts()
             facts.left = [] if self._tree is None else self._tree.members()
-            self._publish(lost(facts, f"guestd made a mistake while it cared for the job: {error!r}"))
+            self._publish(lost(facts, why))
 
     def _facts(self) -> Facts:
         assert self._started is not None

@@ -99,6 +99,10 @@ class Jobs:
         self._closing = False
         self._around: Surroundings | None = None
         self.started = 0
+        #: Ids that only `start_own` may use.
+        self.reserved: set[str] = set()
+        #: Hear of every job that has ended.
+        self.listeners: list[Callable[[Job], None]] = []
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The jobs' own nursery: nothing in it belongs to a connection. Forgets what was kept long enough."""
@@ -149,7 +153,7 @@ class Jobs:
         if job_id is None:
             job_id = self._new_id("c")
         else:
-            check_id(job_id)
+            self._check_free(job_id)
             digest = request.digest()
             known = self._jobs.get(job_id)
             if known is not None:
@@ -169,7 +173,7 @@ class Jobs:
         if job_id is None:
             job_id = self._new_id("s")
         else:
-            check_id(job_id)
+            self._check_free(job_id)
             known = self._jobs.get(job_id)
             if known is not None and known.kind != "shell":
                 raise Conflict(
@@ -191,10 +195,45 @@ class Jobs:
             )  # fmt: skip
         return self._start(self._shell.begin, job_id, request, 1), True
 
-    def _start(self, begin: Callable[..., JobT], job_id: str, request: ProgramRequest, tapes: int) -> JobT:
-        if self._stopping:
-            raise ShuttingDown("the session is stopping: nothing new is started")
-        self._admit(request.tape, tapes)
+    def start_own(self, job_id: str, request: CommandRequest) -> Job:
+        """A command of guestd's own: there are few of them, so no limit and no stop refuses one."""
+        known = self._jobs.get(job_id)
+        if known is not None:
+            if known.result is None:
+                raise Conflict(f"job {job_id!r} of guestd's own runs already", id=job_id)
+            self._forget(job_id)
+        return self._start(self._command.begin, job_id, request, _TAPES_OF_A_COMMAND, own=True)
+
+    def rename_ended(self, job_id: str, new_id: str) -> None:
+        """Keep an ended job under another id, so that its own is free."""
+        if new_id in self._jobs:
+            self._forget(new_id)
+        job = self._jobs[new_id] = self._jobs.pop(job_id)
+        job.id = new_id
+        self._ended[new_id] = self._ended.pop(job_id)
+
+    def refuse_new(self) -> None:
+        """From now on nothing new is started."""
+        self._stopping = True
+
+    def _check_free(self, job_id: str) -> None:
+        check_id(job_id)
+        if job_id in self.reserved and job_id not in self._jobs:
+            raise Conflict(f"the id {job_id!r} is guestd's own; choose another", id=job_id)
+
+    def _start(
+        self,
+        begin: Callable[..., JobT],
+        job_id: str,
+        request: ProgramRequest,
+        tapes: int,
+        *,
+        own: bool = False,
+    ) -> JobT:
+        if not own:
+            if self._stopping:
+                raise ShuttingDown("the session is stopping: nothing new is started")
+            self._admit(request.tape, tapes)
         assert self._around is not None
         killed = self._killed_early.pop(job_id, 0.0) > trio.current_time()
         self.started += 1
@@ -287,6 +326,8 @@ class Jobs:
                 break
         if kept.until < self._next_expiry:
             self._news.set()
+        for listener in self.listeners:
+            listener(job)
 
     async def _wait_for_expiry(self) -> None:
         self._news = trio.Event()

@@ -66,6 +66,8 @@ class Terminal:
         self.last_input: float | None = None
         #: By the monotonic clock: when anything was typed or shown.
         self.last_activity = clock()[1]
+        #: By the monotonic clock: when anything was typed.
+        self.last_typed: float | None = None
         self.keyboard: Keyboard | None = None
         self.screen: Screen | None = None
         #: Called when a command that was typed has ended.
@@ -104,6 +106,7 @@ class Terminal:
     def has_typed(self) -> None:
         """Somebody has."""
         self.last_input, self.last_activity = self._clock()
+        self.last_typed = self.last_activity
 
     @property
     def directory(self) -> str | None:
@@ -125,6 +128,11 @@ class Terminal:
                 words = file.read(_COMMAND_MAX).rstrip(b"\0").split(b"\0")
             found["command"] = os.fsdecode(b" ".join(words))
         return found
+
+    @property
+    def foreground_group(self) -> int | None:
+        """The process group in the foreground, by its number alone."""
+        return foreground_of(self.recording.master) if self.recording.is_open else None
 
     # --------------------------------------------------------------------------------------- seats
 

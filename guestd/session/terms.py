@@ -53,6 +53,8 @@ class Terms:
     kill_on_disconnect: bool
     #: What it is told first when it is to end. Shells do not end at SIGTERM.
     first_signal: int = SIGTERM
+    #: It keeps the session awake no longer than its caller does.
+    background: bool = False
 
 
 async def _guarded(

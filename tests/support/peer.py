@@ -117,6 +117,8 @@ class Peer:
         bytes_left: int | None = None,
     ) -> None:
         self.bytes_left = bytes_left
+        #: A PING is answered.
+        self.answers = True
         self.sock = dial(address)
         self.goaway: dict[str, Any] | None = None
         self._next = 1
@@ -196,7 +198,9 @@ class Peer:
 
     def receive(self) -> Got:
         """The next frame of any channel. EOFError when guestd has closed the connection."""
-        while (frame := self._next_frame()) is None:
+        while (frame := self._next_frame()) is None or self._answered(frame):
+            if frame is not None:
+                continue
             data = self._hear(256 * 1024)
             if self._websocket is not None:
                 self._take_messages(data)
@@ -210,6 +214,12 @@ class Peer:
         if got.kind is Kind.GOAWAY:
             self.goaway = fields
         return got
+
+    def _answered(self, frame: Frame) -> bool:
+        """As every peer has to, it says that it is there when it is asked."""
+        if frame.kind is Kind.PING and self.answers:
+            self.send(Kind.PONG, 0, bytes(frame.payload))
+        return frame.kind is Kind.PING
 
     def pump(self) -> None:
         """Receive one frame and give it to its channel."""

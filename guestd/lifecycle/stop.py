@@ -1,0 +1,254 @@
+"""The end of the session, in one order for all causes, within the time that was given.
+
+    nothing new is started · the workload, then commands and shells · hooks · telemetry and disks · the receipt
+
+Each step has a point of the whole time by which it is over, done or not; what ends early leaves its time to those
+behind it. What could not be done is in the receipt, and nothing waits for it: not for a process that cannot be killed,
+a disk that does not answer, a collector that is dead, or a client that does not read. Asked again with less time, it
+hurries; it never takes longer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import trio
+
+from guestd.errors import ShuttingDown
+from guestd.lifecycle import workload as workload_job
+from guestd.lifecycle.flush import flush
+from guestd.lifecycle.hooks import run_hooks
+from guestd.lifecycle.machine import POWEROFF
+from guestd.wire.result import EndedBy
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Generator
+
+    from guestd.config import Settings
+    from guestd.errors import GuestdError
+    from guestd.lifecycle.events import Events
+    from guestd.lifecycle.workload import Workload
+    from guestd.session.job import Job
+    from guestd.session.jobs import Jobs
+
+_log = logging.getLogger("guestd.stop")
+#: By which part of the whole time a step is over. The workload has its head start alone; what still runs of the
+#: programs is killed at the second; the kernel has until the third to take it away.
+_HEAD_START, _PROGRAMS, _KILLED, _HOOKS, _FLUSHED, _SAID = 0.2, 0.6, 0.7, 0.8, 0.92, 0.97
+#: Less time than this is none for disks and last words, whatever was given. Programs get no more than was given.
+LEAST = 1.0
+#: Jobs that a receipt names.
+_NAMED = 100
+RECEIPT = "receipt.json"
+
+
+class Peer(Protocol):
+    """A connection, as far as a stop needs it."""
+
+    async def goodbye(self, error: GuestdError) -> None: ...
+
+
+class Stop:
+    """See the module. Waits in `run` until somebody asks."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        events: Events,
+        clock: Callable[[], tuple[float, float]],
+        connections: Collection[Peer],
+    ) -> None:
+        self._settings = settings
+        self._jobs = jobs
+        self._events = events
+        self._clock = clock
+        self._connections = connections
+        self.workload: Workload | None = None
+        self.asked = trio.Event()
+        self.cause = ""
+        self.action = POWEROFF
+        #: What `guestd serve` ends with.
+        self.status = 0
+        self.receipt: dict[str, Any] | None = None
+        #: Called with the receipt. They must not block.
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        #: What else has to leave this machine before it ends. Each is given up when its time is over.
+        self.flushes: list[Callable[[], Awaitable[None]]] = []
+        self._by = ""
+        self._given = self._grace = 0.0
+        self._begun = self._start = 0.0
+        self._share = 0.0
+        self._scope = trio.CancelScope()
+        self._hurry: trio.Nursery | None = None
+
+    # ---------------------------------------------------------------------------------------- asking
+
+    def ask(self, cause: str, *, grace: float | None = None, action: str = POWEROFF, by: str = "") -> float:
+        """Stop, for that reason, within so much time. Returns how long it may still take."""
+        grace = self._settings.stop.grace if grace is None else grace
+        now = trio.current_time()
+        if not self.asked.is_set():
+            self.cause, self.action, self._by = cause, action, by
+            self._given, self._begun = grace, now
+            self._grace, self._start = grace, now
+            self.asked.set()
+        elif now + max(grace, LEAST) < self._due(1.0):
+            _log.info("stopping within %g s", grace)
+            self._grace, self._start = grace, now
+            self._scope.deadline = min(self._scope.deadline, self._due(self._share))
+            if self._hurry is not None:
+                self._hurry.start_soon(self._jobs.stop, self._left(_PROGRAMS))
+        return max(0.0, self._due(1.0) - now)
+
+    def _due(self, share: float) -> float:
+        whole = self._grace if share <= _PROGRAMS else max(self._grace, LEAST)
+        return self._start + share * whole
+
+    def _left(self, share: float) -> float:
+        return max(0.0, self._due(share) - trio.current_time())
+
+    @contextmanager
+    def _until(self, share: float) -> Generator[None]:
+        """Give up what is inside when its time is over, also if that is moved."""
+        with trio.CancelScope(deadline=self._due(share)) as self._scope:
+            self._share = share
+            yield
+
+    # ----------------------------------------------------------------------------------------- the order
+
+    async def run(self, announce: Callable[[], None]) -> None:
+        """Wait until it is asked for, and do it. `announce` is called when it begins."""
+        await self.asked.wait()
+        announce()
+        jobs = self._jobs
+        wall = self._clock()[0]
+        _log.info("stopping (%s): %d jobs run; grace %g s", self.cause, jobs.running, self._given)
+        jobs.refuse_new()
+        self._events.say("stopping", cause=self.cause, by=self._by, grace=self._given)
+        running = [job for job in jobs if job.result is None]
+        async with trio.open_nursery() as self._hurry:
+            await self._end_programs()
+            self._hurry.cancel_scope.cancel()
+        self._hurry = None
+        hooks: list[dict[str, Any]] = []
+        if self._settings.stop.hooks:
+            stop = self._settings.stop
+            with self._until(_HOOKS):
+                hooks = await run_hooks(
+                    jobs,
+                    self._settings,
+                    "stop",
+                    stop.hooks,
+                    limit=stop.hook_timeout,
+                    until=lambda: self._due(_HOOKS),
+                )
+        flushed: list[dict[str, Any]] = []
+        telemetry = await self._flush_rest()
+        # Given up from inside, so that it can tell what it had done by then.
+        flushed = await flush(jobs, self._settings, lambda: self._due(_FLUSHED))
+        self.receipt = {
+            "cause": self.cause,
+            "by": self._by,
+            "at": wall,
+            "grace": self._given,
+            "took": trio.current_time() - self._begun,
+            "action": self.action,
+            "status": self.status,
+            **_told(running),
+            "hooks": hooks,
+            "telemetry": telemetry,
+            "filesystems": flushed,
+        }
+        await self._keep(self.receipt)
+        self._events.say("stopped", took=self.receipt["took"])
+        for listener in self.listeners:
+            listener(self.receipt)
+        await self._say_goodbye()
+
+    async def _end_programs(self) -> None:
+        jobs, workload = self._jobs, self.workload
+        if workload is not None:
+            workload.stop()
+            job = workload.job
+            if job is not None:
+                with self._until(_HEAD_START):
+                    job.end(EndedBy.STOP, grace=self._left(_PROGRAMS))
+                    await job.ended.wait()
+        with self._until(_KILLED):
+            await jobs.stop(self._left(_PROGRAMS))
+        for job in jobs:
+            job.give_up(
+                "it could not be ended: its process does not leave, as one that waits in the kernel for a disk or a"
+                " server (state D)"
+            )
+        if workload is not None:
+            with self._until(_KILLED):
+                await workload.copied.wait()
+
+    async def _flush_rest(self) -> dict[str, Any]:
+        """Whatever else has asked to be flushed."""
+        done = 0
+        with self._until(_HOOKS + (_FLUSHED - _HOOKS) / 2):
+            for each in self.flushes:
+                try:
+                    await each()
+                    done += 1
+                except Exception:  # noqa: BLE001  one that cannot be flushed is no reason not to stop
+                    _log.exception("something could not be flushed")
+        return {"asked": len(self.flushes), "done": done}
+
+    async def _keep(self, receipt: dict[str, Any]) -> None:
+        """For whoever looks afterwards, where the runtime directory outlives this process."""
+        text = json.dumps(receipt, indent=1, default=str) + "\n"
+        path = os.path.join(self._settings.runtime_dir, RECEIPT)
+        with self._until(_SAID):
+            try:
+                await trio.to_thread.run_sync(_write, path, text, abandon_on_cancel=True)
+            except OSError as error:
+                _log.warning("the receipt could not be written to %s: %s", path, error.strerror)
+
+    async def _say_goodbye(self) -> None:
+        with self._until(_SAID):
+            async with trio.open_nursery() as farewells:
+                for connection in list(self._connections):
+                    farewells.start_soon(connection.goodbye, ShuttingDown("the session has stopped"))
+
+
+def _told(running: list[Job]) -> dict[str, Any]:
+    """What was ended and how: the workload, and of the others as many by name as a person reads."""
+    ended: list[dict[str, Any]] = []
+    unreached: list[dict[str, Any]] = []
+    for job in running:
+        result = job.result
+        assert result is not None
+        ended.append(
+            {
+                "id": job.id, "kind": job.kind, "outcome": result.outcome.value, "status": result.status,
+                "ended_by": None if result.ended_by is None else result.ended_by.value, "message": result.message,
+            }
+        )  # fmt: skip
+        unreached += [{"id": job.id, **each} for each in result.unreached["processes"]]
+        if result.message is not None and not result.unreached["count"]:
+            unreached += [{"id": job.id, "pid": job.pid, "name": None}]
+    workload = next((each for each in ended if each["id"] == workload_job.ID), None)
+    return {
+        "workload": workload,
+        "ended": {"count": len(ended), "jobs": ended[:_NAMED]},
+        "unreached": {"count": len(unreached), "processes": unreached[:_NAMED]},
+    }
+
+
+def _write(path: str, text: str) -> None:
+    fresh = f"{path}.new"
+    with suppress(FileNotFoundError):
+        os.unlink(fresh)
+    with open(fresh, "x", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(fresh, path)
