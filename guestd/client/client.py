@@ -47,7 +47,7 @@ class Client:
 
     @property
     def guest(self) -> dict[str, Any]:
-        """Which guest this is: `boot_id`, `session_id`, `generation`."""
+        """Which guest this is: `boot_id`, `session_id`, `generation`, `previous`."""
         return identity(self.hello)
 
     async def exec(self, argv: Sequence[str | bytes] | None = None, **options: Unpack[ExecOptions]) -> Job:

@@ -304,5 +304,5 @@ def _lost(error: Exception) -> GuestdError:
 
 
 def identity(hello: Hello) -> dict[str, Any]:
-    """Which guest this is: `boot_id`, `session_id`, `generation`, as far as it says."""
-    return {name: hello.identity.get(name) for name in ("boot_id", "session_id", "generation")}
+    """Which guest this is, as far as it says. `previous` are ids that its session had before it was resumed."""
+    return {name: hello.identity.get(name) for name in ("boot_id", "session_id", "generation", "previous")}

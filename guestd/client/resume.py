@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guestd.client.backoff import Backoff, Notice
+from guestd.client.guest import has_same_jobs
 from guestd.client.jobs import Event, Job, exec_fields
 from guestd.client.keeper import Final, Keeper
 from guestd.client.tasks import background
@@ -77,7 +78,7 @@ class Followed(Keeper[Job, Event]):
             # What is given now goes behind what others gave. The input of an exec counts from its first byte.
             self._input.start = job.input_offset
             return job
-        if known is None or known == client.guest:
+        if known is None or has_same_jobs(known, client.guest):
             return await client.open_job(request.exec, request.start)
         raise Final(
             f"the guest was started anew before it accepted {request.id}: "

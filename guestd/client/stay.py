@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from guestd.client.backoff import Backoff, Notice
+from guestd.client.guest import has_same_jobs
 from guestd.client.inbox import Item
 from guestd.client.keeper import Keeper
 from guestd.client.shells import SHELL_WINDOW, Shell, shell_fields
@@ -164,7 +165,7 @@ class Stayed(Keeper[Shell, Item]):
                 raise
             why = (
                 "the guest was started anew"
-                if client.guest != self._guest
+                if not has_same_jobs(self._guest or {}, client.guest)
                 else "it ended, and is no longer kept"
             )
             raise NotFound(f"shell {request.id!r} is gone: {why}", id=request.id) from error

@@ -11,14 +11,13 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import trio
-
 from guestd.errors import GuestdError
 from guestd.lifecycle import flusher
 from guestd.lifecycle.own import kept, own_request
+from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from guestd.config import Settings
     from guestd.session.job import Job
@@ -76,19 +75,19 @@ def file_system_of(path: str, table: dict[str, FileSystem]) -> FileSystem | None
     return table[path]
 
 
-async def flush(jobs: Jobs, settings: Settings, until: Callable[[], float]) -> list[dict[str, Any]]:
-    """Flush all of them, and tell for each what became of it, no later than `until`."""
+async def flush(jobs: Jobs, settings: Settings, found: list[dict[str, Any]]) -> None:
+    """Flush all of them. `found` gets an entry for each, which tells what became of it also when this is cancelled."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         table = mounted(file)
     wanted = worth_flushing(table)
-    found = [_told(each) for each in wanted]
+    found += [_told(each) for each in wanted]
     home = file_system_of(settings.workspace, table)
     if home is not None and home.type in VOLATILE:
         found.append(
             _told(home) | {"why": f"it holds {settings.workspace} and is in memory: nothing of it is kept"}
         )
     if not wanted:
-        return found
+        return
     argv = (sys.executable, "-I", "-S", flusher.__file__, *(each.path for each in wanted))
     # guestd's own user, whoever commands run as.
     request = own_request(settings, argv, user=os.geteuid(), cwd="/", grace=0.0)
@@ -97,12 +96,14 @@ async def flush(jobs: Jobs, settings: Settings, until: Callable[[], float]) -> l
     except GuestdError as error:
         for fields in found[: len(wanted)]:
             fields["why"] = error.message
-        return found
+        return
     with kept(job):
-        with trio.CancelScope(deadline=until()):
+        try:
             await job.ended.wait()
-        _read(job, found[: len(wanted)])
-    return found
+        finally:
+            _read(job, found[: len(wanted)])
+            # Stuck in the kernel, it may not notice; nobody waits for it.
+            job.end(EndedBy.TIMEOUT, grace=0)
 
 
 def _told(each: FileSystem) -> dict[str, Any]:

@@ -28,18 +28,22 @@ async def run_hooks(
     settings: Settings,
     kind: str,
     commands: Sequence[str | tuple[str, ...]],
+    found: list[dict[str, Any]],
     *,
     limit: float,
     until: Callable[[], float] = lambda: inf,
-) -> list[dict[str, Any]]:
-    """Run them as jobs `KIND-hook-N`, in `/`, each for at most `limit`, and all of them no longer than `until` says."""
-    found: list[dict[str, Any]] = []
+) -> None:
+    """Run them as jobs `KIND-hook-N`, in `/`, each for at most `limit`, and all of them no longer than `until` says.
+    `found` gets an entry for each, which is right at any time.
+    """
+    for command in commands:
+        shown = command if isinstance(command, str) else list(command)
+        found.append({"command": shown, "ok": False, "took": None, "why": "no time was left for it"})
     for number, command in enumerate(commands, 1):
-        fields: dict[str, Any] = {"command": command if isinstance(command, str) else list(command)}
-        found.append(fields)
+        fields = found[number - 1]
         if until() <= trio.current_time():
-            fields.update(ok=False, took=0.0, why="no time was left for it")
             continue
+        fields["why"] = "it did not end, and could not be ended"
         request = own_request(settings, command, cwd="/", retain=settings.command.retain)
         try:
             done = await run_own(jobs, f"{kind}-hook-{number}", request, limit, until)
@@ -49,4 +53,3 @@ async def run_hooks(
             fields.update(ok=done.went_well, took=done.took, why=done.why)
         if not fields["ok"]:
             _log.warning("the %s hook %r failed: %s", kind, fields["command"], fields["why"])
-    return found

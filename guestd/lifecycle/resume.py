@@ -92,9 +92,8 @@ class Resume:
                 _log.exception("resume: %s could not be mended", name)
                 found[name] = {"why": repr(error)}
         resume = self._settings.resume
-        found["hooks"] = await run_hooks(
-            self._jobs, self._settings, "resume", resume.hooks, limit=resume.hook_timeout
-        )
+        found["hooks"] = hooks = list[dict[str, Any]]()
+        await run_hooks(self._jobs, self._settings, "resume", resume.hooks, hooks, limit=resume.hook_timeout)
         session = self._session
         found.update(
             session_id=session.session_id, generation=session.generation, previous=session.previous[-1]

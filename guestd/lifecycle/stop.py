@@ -23,7 +23,7 @@ from guestd.lifecycle import workload as workload_job
 from guestd.lifecycle.flush import flush
 from guestd.lifecycle.hooks import run_hooks
 from guestd.lifecycle.machine import POWEROFF
-from guestd.wire.result import EndedBy
+from guestd.wire.result import EndedBy, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Generator
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from guestd.lifecycle.workload import Workload
     from guestd.session.job import Job
     from guestd.session.jobs import Jobs
+    from guestd.wire.result import Result
 
 _log = logging.getLogger("guestd.stop")
 #: By which part of the whole time a step is over. The workload has its head start alone; what still runs of the
@@ -81,7 +82,7 @@ class Stop:
         self.flushes: list[Callable[[], Awaitable[None]]] = []
         self._by = ""
         self._given = self._grace = 0.0
-        self._begun = self._start = 0.0
+        self._begun = self._start = self._latest = 0.0
         self._share = 0.0
         self._scope = trio.CancelScope()
         self._hurry: trio.Nursery | None = None
@@ -96,10 +97,12 @@ class Stop:
             self.cause, self.action, self._by = cause, action, by
             self._given, self._begun = grace, now
             self._grace, self._start = grace, now
+            self._latest = now + max(grace, LEAST)
             self.asked.set()
-        elif now + max(grace, LEAST) < self._due(1.0):
+        elif now + grace < self._start + self._grace:
             _log.info("stopping within %g s", grace)
             self._grace, self._start = grace, now
+            self._latest = min(self._latest, now + max(grace, LEAST))
             self._scope.deadline = min(self._scope.deadline, self._due(self._share))
             if self._hurry is not None:
                 self._hurry.start_soon(self._jobs.stop, self._left(_PROGRAMS))
@@ -107,7 +110,7 @@ class Stop:
 
     def _due(self, share: float) -> float:
         whole = self._grace if share <= _PROGRAMS else max(self._grace, LEAST)
-        return self._start + share * whole
+        return min(self._latest, self._start + share * whole)
 
     def _left(self, share: float) -> float:
         return max(0.0, self._due(share) - trio.current_time())
@@ -131,26 +134,22 @@ class Stop:
         jobs.refuse_new()
         self._events.say("stopping", cause=self.cause, by=self._by, grace=self._given)
         running = [job for job in jobs if job.result is None]
-        async with trio.open_nursery() as self._hurry:
+        async with trio.open_nursery() as hurry:
+            self._hurry = hurry
             await self._end_programs()
-            self._hurry.cancel_scope.cancel()
-        self._hurry = None
+            self._hurry = None
+            hurry.cancel_scope.cancel()
         hooks: list[dict[str, Any]] = []
-        if self._settings.stop.hooks:
-            stop = self._settings.stop
-            with self._until(_HOOKS):
-                hooks = await run_hooks(
-                    jobs,
-                    self._settings,
-                    "stop",
-                    stop.hooks,
-                    limit=stop.hook_timeout,
-                    until=lambda: self._due(_HOOKS),
-                )
-        flushed: list[dict[str, Any]] = []
+        stop = self._settings.stop
+        with self._until(_HOOKS):
+            await run_hooks(
+                jobs, self._settings, "stop", stop.hooks, hooks,
+                limit=stop.hook_timeout, until=lambda: self._due(_HOOKS),
+            )  # fmt: skip
         telemetry = await self._flush_rest()
-        # Given up from inside, so that it can tell what it had done by then.
-        flushed = await flush(jobs, self._settings, lambda: self._due(_FLUSHED))
+        flushed: list[dict[str, Any]] = []
+        with self._until(_FLUSHED):
+            await flush(jobs, self._settings, flushed)
         self.receipt = {
             "cause": self.cause,
             "by": self._by,
@@ -159,6 +158,7 @@ class Stop:
             "took": trio.current_time() - self._begun,
             "action": self.action,
             "status": self.status,
+            "workload": self._tell_workload(),
             **_told(running),
             "hooks": hooks,
             "telemetry": telemetry,
@@ -190,6 +190,13 @@ class Stop:
             with self._until(_KILLED):
                 await workload.copied.wait()
 
+    def _tell_workload(self) -> dict[str, Any] | None:
+        """How it ended, with the stop or before it."""
+        if self.workload is None or not self._jobs.knows(workload_job.ID):
+            return None
+        job = self._jobs.get(workload_job.ID)
+        return None if job.result is None else _tell(job.id, job.kind, job.result)
+
     async def _flush_rest(self) -> dict[str, Any]:
         """Whatever else has asked to be flushed."""
         done = 0
@@ -220,27 +227,28 @@ class Stop:
 
 
 def _told(running: list[Job]) -> dict[str, Any]:
-    """What was ended and how: the workload, and of the others as many by name as a person reads."""
+    """What was ended and how, as many by name as a person reads; and what could not be ended."""
     ended: list[dict[str, Any]] = []
     unreached: list[dict[str, Any]] = []
     for job in running:
         result = job.result
         assert result is not None
-        ended.append(
-            {
-                "id": job.id, "kind": job.kind, "outcome": result.outcome.value, "status": result.status,
-                "ended_by": None if result.ended_by is None else result.ended_by.value, "message": result.message,
-            }
-        )  # fmt: skip
+        ended.append(_tell(job.id, job.kind, result))
         unreached += [{"id": job.id, **each} for each in result.unreached["processes"]]
-        if result.message is not None and not result.unreached["count"]:
+        if result.outcome is Outcome.UNKNOWN:
             unreached += [{"id": job.id, "pid": job.pid, "name": None}]
-    workload = next((each for each in ended if each["id"] == workload_job.ID), None)
     return {
-        "workload": workload,
         "ended": {"count": len(ended), "jobs": ended[:_NAMED]},
         "unreached": {"count": len(unreached), "processes": unreached[:_NAMED]},
     }
+
+
+def _tell(job_id: str, kind: str, result: Result) -> dict[str, Any]:
+    ended_by = None if result.ended_by is None else result.ended_by.value
+    return {
+        "id": job_id, "kind": kind, "outcome": result.outcome.value, "status": result.status, "ended_by": ended_by,
+        "message": result.message,
+    }  # fmt: skip
 
 
 def _write(path: str, text: str) -> None:

@@ -121,7 +121,7 @@ class Workload:
                     self._ended(FAILED_STATUS if result is None else result.status)
                 return
             self._restart_at = self._clock()[1] + delay
-            with self._waiting:
+            with trio.CancelScope() as self._waiting:
                 await trio.sleep(delay)
             self._restart_at = None
             delay = min(delay * 2, workload.backoff_max)

@@ -27,7 +27,15 @@ FORBIDDEN = {
 }
 ROOMS = sorted(
     ".".join(("guestd", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
-    for pattern in ("errors.py", "config.py", "_config*.py", "tape.py", "wire/*.py", "terminal/*.py")
+    for pattern in (
+        "errors.py",
+        "config.py",
+        "_config*.py",
+        "tape.py",
+        "wire/*.py",
+        "terminal/*.py",
+        "lifecycle/idle.py",
+    )
     for file in ROOT.glob(pattern)
 )
 # msgpack is imported first: what somebody else's package brings along is not ours to judge.

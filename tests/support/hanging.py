@@ -61,6 +61,14 @@ class Hanging:
             os.write(self._fd, _OUT_HEADER.pack(_OUT_HEADER.size + len(body), error, unique) + body)
         return operation
 
+    def take(self) -> None:
+        """Take the next request, and never answer it: whoever waits for it cannot be killed."""
+        while True:
+            readable, _, _ = select.select([self._fd], [], [], PATIENCE)
+            assert readable, "nobody asks anything"
+            if _IN_HEADER.unpack_from(os.read(self._fd, 128 * 1024))[1] not in _SILENT:
+                return
+
     @property
     def asked(self) -> bool:
         """Is there a request that nobody has answered?"""
