@@ -12,6 +12,7 @@ from guestd import __version__
 from guestd.client.connection import DEFAULT_WINDOW, Connection, identity
 from guestd.client.inbox import Inbox
 from guestd.client.jobs import Completed, Job, collect, exec_fields
+from guestd.client.life import LifeOperations
 from guestd.client.link import StreamLink
 from guestd.client.shells import SHELL_WINDOW, Shell, shell_fields
 from guestd.client.tasks import background
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from guestd.client.jobs import ExecOptions, Scope
     from guestd.client.link import Link
     from guestd.client.shells import ShellOptions, TerminalSize
+    from guestd.errors import GuestdError
 
 AGENT = f"guestd-client {__version__}"
 #: What `run` keeps of each stream.
 CAPTURE_LIMIT = 16 * 1024 * 1024
 
 
-class Client:
+class Client(LifeOperations):
     """One connection to one guest. Any number of tasks may use it at once."""
 
     def __init__(self, connection: Connection, hello: Hello) -> None:
@@ -169,6 +171,15 @@ class Client:
     async def status(self) -> dict[str, Any]:
         """The state of the guest."""
         return await self._ask({"op": "status"})
+
+    @property
+    def failure(self) -> GuestdError | None:
+        """Why the connection is over; None while it is not."""
+        return self._connection.failure
+
+    async def wait_lost(self) -> None:
+        """Wait until the connection is over."""
+        await self._connection.wait_over()
 
     async def drain(self) -> None:
         """Wait until everything that was sent has left this side."""

@@ -68,6 +68,7 @@ class Connection:
         self._drained = trio.lowlevel.ParkingLot()
         self._heard_at = -math.inf
         self._reading = trio.CancelScope()
+        self._over = trio.Event()
 
     # -- beginning and end --
 
@@ -102,6 +103,10 @@ class Connection:
     def failure(self) -> GuestdError | None:
         """Why it is over; None while it is not."""
         return self._failure
+
+    async def wait_over(self) -> None:
+        """Wait until it is over, whoever ends it."""
+        await self._over.wait()
 
     async def aclose(self) -> None:
         """Send what is queued, if that goes quickly, and close."""
@@ -289,6 +294,7 @@ class Connection:
                 reason.details.setdefault("address", self.peer)
                 self._failure = reason
         self._writing = False
+        self._over.set()
         self._stop_sending()
         for channel in self._channels.values():
             channel.fail(self._failure)

@@ -51,6 +51,7 @@ class ExecOptions(TypedDict, total=False):
     spool: bool
     retain: float
     kill_on_disconnect: bool
+    background: bool
     hold: bool
     traceparent: str
     tracestate: str

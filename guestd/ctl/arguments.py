@@ -84,6 +84,7 @@ def exec_(parser: argparse.ArgumentParser) -> None:
     add("--it", action="store_true", help="the same as -i -t: sit at its terminal")
     add("--id", help="a name of your own: starting it again under the same name returns the same job")
     add("--detach", action="store_true", help="print the id and leave it to itself")
+    add("--background", action="store_true", help="it does not keep the session awake")
     _program(parser)
     add("--timeout", type=of(values.seconds), metavar="S", help="end it after this long (status 124)")
     add("--grace", type=of(values.seconds), metavar="S", help="from SIGTERM to SIGKILL when it is ended")

@@ -29,6 +29,11 @@ _COMMANDS = {
     "wait": "guestd.ctl.queries:wait",
     "record": "guestd.ctl.record:record",
     "status": "guestd.ctl.queries:status",
+    "busy": "guestd.ctl.lifecycle:busy",
+    "events": "guestd.ctl.lifecycle:events",
+    "timers": "guestd.ctl.lifecycle:timers",
+    "stop": "guestd.ctl.lifecycle:stop",
+    "resume": "guestd.ctl.lifecycle:resume",
 }
 
 

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from guestd.ctl import arguments
+from guestd.ctl import arguments, life_arguments
 from guestd.wire.address import DEFAULT_PORT, FORMS
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ Run commands and shells in a guest, come back to them, end them.
   wait       wait for a job; ends with its status
   record     record a shell, to play it elsewhere
   status     the state of the guest
+  busy       keep the session awake
+  events     what has happened to the session
+  timers     when the session ends by itself
+  stop       end the session in order
+  resume     after a pause, or a copy, of the machine
   version    the version of guestctl
 
 `guestctl COMMAND --help` says more."""
@@ -82,6 +87,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         _settle(options.parser, options, argv)
     elif options.command == "shell":
         _settle_shell(options.parser, options, argv)
+    elif options.command == "busy":
+        options.argv = argv
     elif argv:
         options.parser.error(f"{options.command} takes nothing behind --")
     if options.command == "ps" and options.commands and options.id is None:
@@ -218,6 +225,7 @@ def _build() -> argparse.ArgumentParser:
     )
     arguments.record(command("record", arguments.RECORD, "guestctl record ID FILE [--idle-limit S]"))
     command("status", "The state of the guest.", "guestctl status")
+    life_arguments.add(command)
     command("version", "The version of guestctl.", "guestctl version")
     return parser
 

@@ -85,7 +85,9 @@ def _asked(options: argparse.Namespace) -> ExecOptions:
         fields["env"] = dict(options.env)
     if options.rlimit:
         fields["rlimits"] = dict(options.rlimit)
-    fields.update((name, True) for name in ("spool", "kill_on_disconnect") if getattr(options, name))
+    fields.update(
+        (name, True) for name in ("spool", "kill_on_disconnect", "background") if getattr(options, name)
+    )
     if options.no_hold:
         fields["hold"] = False
     # A trace that this shell is part of goes on in the guest.

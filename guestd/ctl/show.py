@@ -120,6 +120,8 @@ def show_size(size: float) -> str:
 
 def show_status(found: dict[str, Any]) -> str:
     """The state of a guest: what a person asks first, then whatever else it says."""
+    from guestd.ctl.show_life import show_activity
+
     jobs, tapes = _map(found, "jobs"), _map(found, "tapes")
     workspace, memory = _map(found, "workspace"), _map(found, "memory")
     running, kept, started = (jobs.get(name, 0) for name in ("running", "kept", "started"))
@@ -129,6 +131,7 @@ def show_status(found: dict[str, Any]) -> str:
         ("jobs", f"{running} running, {kept} kept, {started} started so far, limit {jobs.get('limit', '?')}"),
         ("output", f"{show_size(tapes.get('bytes', 0))} kept, limit {show_size(tapes.get('limit', 0))}"),
         ("memory", show_size(memory.get("rss", 0))),
+        *show_activity(found),
         ("workspace", f"{workspace.get('path', '?')}{'' if workspace.get('there') else ' (not there)'}"),
         ("listening", ", ".join(str(each) for each in found.get("listening") or ())),
         ("connections", str(found.get("connections", "?"))),

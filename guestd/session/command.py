@@ -61,6 +61,7 @@ class Command:
             "command": shown(request),
             "user": request.user,
             "cwd": request.cwd,
+            "background": request.terms.background,
         }
         if killed:
             job.refuse(StartFailed(KILLED_FIRST, stage="killed"), EndedBy.KILL)

@@ -153,6 +153,10 @@ class Fields:
             return value
         raise self.bad(name, "a name or a number")
 
+    def to_map(self) -> dict[str, Any]:
+        """All of them, unread."""
+        return dict(self._map)
+
     def raw(self, name: str) -> object:
         return self._map.get(name)
 

@@ -131,7 +131,9 @@ def test_the_session_on_the_page(peer: Peer) -> None:
     assert found["status"] == 0
 
 
-@pytest.mark.parametrize("op", ["exec", "attach", "wait", "kill", "shell"])
+@pytest.mark.parametrize(
+    "op", ["exec", "attach", "wait", "kill", "shell", "busy", "timers", "events", "stop", "resume"]
+)
 def test_every_field_is_read_and_judged_by_its_name(peer: Peer, op: str) -> None:
     """What is documented and not read would be ignored, and so would a wrong value of it."""
     peer.greet()
@@ -168,7 +170,15 @@ def test_a_job_has_the_fields_that_are_shown(peer: Peer) -> None:
     assert set(peer.ask("exec", argv=["/nowhere"])) == always | {"errno_name"}
     assert set(peer.ask("wait", id=result["id"])) == always - {"gaps"}
     row = next(each for each in peer.ask("ps")["jobs"] if each["id"] == result["id"])
-    assert set(row) == set(accept) - {"created"} | {"command", "user", "cwd", "attached", "age", "result"}
+    assert set(row) == set(accept) - {"created"} | {
+        "command",
+        "user",
+        "cwd",
+        "background",
+        "attached",
+        "age",
+        "result",
+    }
 
 
 def test_status_has_the_fields_that_are_shown(peer: Peer) -> None:

@@ -1,7 +1,8 @@
-"""After a pause all that a machine cannot notice by itself is mended, and told; jobs and their output are what they were."""
+"""After a pause all that a machine cannot notice by itself is mended, and told; its jobs are what they were."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -25,6 +26,12 @@ import ctypes, os, sys
 ctypes.CDLL(None).prctl(24, 25, 0, 0, 0)
 os.execv(sys.argv[1], sys.argv[1:])
 """
+
+
+def _read_to_the_end(peer: Peer) -> None:
+    with contextlib.suppress(EOFError):
+        while True:
+            peer.receive()
 
 
 def test_it_is_another_session_with_the_same_jobs() -> None:
@@ -53,8 +60,7 @@ def test_it_is_another_session_with_the_same_jobs() -> None:
 def test_the_ids_it_had_are_told_within_a_bound() -> None:
     with serving() as server, Peer(server.address) as peer:
         had = [peer.hello["session_id"]]
-        for _ in range(20):
-            had.append(peer.ask("resume")["session_id"])
+        had += [peer.ask("resume")["session_id"] for _ in range(20)]
         assert len(set(had)) == 21
         with Peer(server.address) as other:
             assert other.hello["previous"] == had[-17:-1]
@@ -77,9 +83,7 @@ def test_connections_that_lead_nowhere_are_dropped_and_the_others_stay() -> None
         assert alive.ask("status")["connections"] in {2, 3}
         found = resume.end()
         assert (found["connections"]["kept"], len(found["connections"]["dropped"])) == (2, 1)
-        with pytest.raises(EOFError):
-            while True:
-                dead.receive()
+        _read_to_the_end(dead)
         assert asking.ask("status")["jobs"]["running"] == 1
         assert "it did not answer after a resume" in server.log
 

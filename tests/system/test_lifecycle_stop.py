@@ -17,11 +17,12 @@ from guestd.wire.frames import Kind
 from tests.support.hanging import hanging_mount
 from tests.support.life import Follower, serving
 from tests.support.peer import PATIENCE, Failed, Peer, Watched, living
-from tests.support.server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+    from tests.support.server import Server
 
 #: What ends in its own time after the order: an interpreter that leaves.
 LEAVING = 1.0

@@ -1,4 +1,4 @@
-"""The workload: run once at a time, by policy, watched over, the first to hear of a stop, and heard in guestd's own log."""
+"""The workload: one at a time, by policy, watched over, the first to hear of a stop, and heard in guestd's own log."""
 
 from __future__ import annotations
 
@@ -37,20 +37,17 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Ping).serve_for
 
 
 def _config(command: str | list[str], **more: object) -> str:
-    lines = [
-        f"{name} = {json.dumps(value)}"
-        for name, value in {"command": command, "backoff": "100ms", **more}.items()
-    ]
+    fields = {"command": command, "backoff": "100ms", **more}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in fields.items()]
     return "[workload]\n" + "\n".join(lines) + "\n"
 
 
 def _workload(peer: Peer) -> dict[str, Any]:
-    found = peer.ask("status")["workload"]
-    assert isinstance(found, dict)
+    found: dict[str, Any] = peer.ask("status")["workload"]
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- running
+# -------------------------------------------------------------------------------------------------------------- running
 
 
 def test_it_is_a_job_and_what_it_prints_is_also_guestds_own(tmp_path: Path) -> None:
@@ -70,11 +67,9 @@ def test_it_is_a_job_and_what_it_prints_is_also_guestds_own(tmp_path: Path) -> N
 
 
 def test_flags_name_it_too() -> None:
-    with serving(
-        arguments=["--", sys.executable, "-c", "import time; print('up', flush=True); time.sleep(1000)"]
-    ) as server:
-        with Peer(server.address) as peer:
-            assert peer.open("attach", id="workload").lines(1) == ["up"]
+    words = ["--", sys.executable, "-c", "import time; print('up', flush=True); time.sleep(1000)"]
+    with serving(arguments=words) as server, Peer(server.address) as peer:
+        assert peer.open("attach", id="workload").lines(1) == ["up"]
 
 
 def test_it_is_started_again_by_policy_and_its_runs_are_kept(tmp_path: Path) -> None:
@@ -153,7 +148,7 @@ def test_its_exit_can_end_the_session() -> None:
 
 
 def test_a_flood_of_output_is_heard_by_nobody_and_holds_up_nothing() -> None:
-    """guestd's own stdout is a pipe here that nobody reads."""
+    """The stdout of guestd itself is a pipe here that nobody reads."""
     import os
 
     read, write = os.pipe()
@@ -178,14 +173,15 @@ def test_a_flood_of_output_is_heard_by_nobody_and_holds_up_nothing() -> None:
         os.close(write)
 
 
-# -------------------------------------------------------------------------------------------------------------- stopping
+# ------------------------------------------------------------------------------------------------------------- stopping
 
 
 def test_it_hears_of_the_stop_before_all_others(tmp_path: Path) -> None:
     log = tmp_path / "log"
 
     def program(name: str, seconds: float) -> str:
-        return f"trap 'echo {name} >> {log}; sleep {seconds}; echo {name} ended >> {log}; exit' TERM; echo up; while :; do sleep 0.02; done"
+        ending = f"echo {name} >> {log}; sleep {seconds}; echo {name} ended >> {log}; exit"
+        return f"trap '{ending}' TERM; echo up; while :; do sleep 0.02; done"
 
     with serving(config=_config(program("workload", 0.3))) as server, Peer(server.address) as peer:
         peer.open("attach", id="workload").lines(1)
@@ -231,7 +227,7 @@ def test_its_last_words_are_copied() -> None:
         assert "last words" in server.log
 
 
-# ---------------------------------------------------------------------------------------------------------------- health
+# --------------------------------------------------------------------------------------------------------------- health
 
 
 def test_it_says_that_it_is_busy_and_the_session_believes_it(tmp_path: Path) -> None:

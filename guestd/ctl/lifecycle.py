@@ -1,0 +1,184 @@
+"""busy, events, timers, stop, resume: what concerns the session as a whole."""
+
+from __future__ import annotations
+
+import json as json_text
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from guestd.client.tasks import background
+from guestd.ctl.dialing import dialer
+from guestd.ctl.failures import say
+from guestd.ctl.show_life import show_event, show_receipt, show_resumed, show_timers
+from guestd.errors import ConnectionLost, ShuttingDown, Unavailable
+from guestd.wire.result import FAILED_STATUS, NOT_EXECUTABLE_STATUS, NOT_FOUND_STATUS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator, Callable
+
+#: Before the hold is taken again over a new connection.
+_AGAIN = 1.0
+_ENTROPY = 64
+
+
+def busy(options: argparse.Namespace) -> int:
+    """Hold; with a command, as long as it runs, and end as it ends."""
+    if options.argv and options.seconds is not None:
+        options.parser.error("--for is a time and the command behind -- another: leave out one of them")
+    if options.argv:
+        return trio.run(_while_it_runs, options)
+    return trio.run(_hold, options)
+
+
+async def _hold(options: argparse.Namespace) -> int:
+    async with dialer(options)() as client:
+        if options.seconds is not None:
+            found = await client.busy_for(options.seconds, options.by)
+            _print(options, found, lambda: f"busy for {options.seconds:g} s")
+            return 0
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with client.busy(options.by), background() as tasks:
+                lost = trio.Event()
+                tasks.start_soon(_until_lost, client, lost)
+                _print(options, {"event": "busy"}, lambda: "busy until Ctrl+C")
+                async with background() as both:
+                    both.start_soon(_first, signals, lost)
+                    await lost.wait()
+        if client.failure is not None:
+            raise client.failure
+    return 0
+
+
+async def _first(signals: AsyncIterator[int], then: trio.Event) -> None:
+    async for _ in signals:
+        then.set()
+        return
+
+
+async def _until_lost(client: Any, lost: trio.Event) -> None:  # noqa: ANN401
+    await client.wait_lost()
+    lost.set()
+
+
+async def _while_it_runs(options: argparse.Namespace) -> int:
+    """The command is a child of guestctl's own, here; what happens to the connection does not concern it."""
+    async with background() as tasks:
+        held = trio.Event()
+        failure: list[Exception] = []
+        tasks.start_soon(_keep_held, options, held, failure)
+        await held.wait()
+        if failure:
+            raise failure[0]
+        return await _run_here(options.argv)
+
+
+async def _keep_held(options: argparse.Namespace, held: trio.Event, failure: list[Exception]) -> None:
+    by = options.by or f"guestctl busy -- {options.argv[0]}"
+    while True:
+        try:
+            async with dialer(options)() as client, client.busy(by):
+                held.set()
+                await client.wait_lost()
+        except ShuttingDown:
+            return
+        except (ConnectionLost, Unavailable) as error:
+            if not held.is_set():
+                failure.append(error)
+                held.set()
+                return
+        await trio.sleep(_AGAIN)
+
+
+async def _run_here(argv: list[str]) -> int:
+    try:
+        # guestctl's own child: there is no reaper in this process.
+        process = await trio.lowlevel.open_process(argv)  # noqa: TID251  see above
+    except OSError as error:
+        say(f"{argv[0]!r}: {error.strerror}")
+        return NOT_FOUND_STATUS if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE_STATUS
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with background() as tasks:
+            tasks.start_soon(_pass_signals, signals, process.pid)
+            status = await process.wait()
+    return 128 - status if status < 0 else status
+
+
+async def _pass_signals(signals: AsyncIterator[int], pid: int) -> None:
+    """Ctrl+C has reached the command already, being of the same terminal; who asks guestctl means the command."""
+    async for number in signals:
+        if number != signal.SIGINT:
+            os.kill(pid, number)
+
+
+def events(options: argparse.Namespace) -> int:
+    """Print them, one a line."""
+    return trio.run(_events, options)
+
+
+async def _events(options: argparse.Namespace) -> int:
+    async with dialer(options)() as client:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            done = trio.CancelScope()
+            async with background() as tasks:
+                tasks.start_soon(_cancel_at, signals, done)
+                with done:
+                    try:
+                        async for event in client.events(follow=options.follow, last=options.last):
+                            print(json_text.dumps(event, default=str) if options.json else show_event(event))
+                            sys.stdout.flush()
+                    except ConnectionLost as error:
+                        # Its last words were those of a session that has stopped: there is nothing more to follow.
+                        if error.details.get("reason") != ShuttingDown.code:
+                            raise
+    return 0
+
+
+async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+def timers(options: argparse.Namespace) -> int:
+    async def ask() -> dict[str, Any]:
+        async with dialer(options)() as client:
+            return await client.timers(idle_timeout=options.idle, lifetime=options.lifetime)
+
+    found = trio.run(ask)
+    _print(options, found, lambda: show_timers(found))
+    return 0
+
+
+def stop(options: argparse.Namespace) -> int:
+    """0 when all is ended and on its disk."""
+
+    async def ask() -> dict[str, Any]:
+        async with dialer(options)() as client:
+            return await client.stop(grace=options.grace, action="reboot" if options.reboot else None)
+
+    receipt = trio.run(ask)
+    _print(options, receipt, lambda: show_receipt(receipt))
+    unsafe = [
+        each for each in receipt.get("filesystems", ()) if not each["synced"] and each["type"] != "tmpfs"
+    ]
+    return FAILED_STATUS if unsafe or receipt.get("unreached", {}).get("count") else 0
+
+
+def resume(options: argparse.Namespace) -> int:
+    async def ask() -> dict[str, Any]:
+        async with dialer(options)() as client:
+            now = None if options.no_clock else time.time()
+            return await client.resume(now=now, entropy=os.urandom(_ENTROPY))
+
+    found = trio.run(ask)
+    _print(options, found, lambda: show_resumed(found))
+    return 0
+
+
+def _print(options: argparse.Namespace, fields: dict[str, Any], text: Callable[[], str]) -> None:
+    print(json_text.dumps(fields, default=str) if options.json else text(), flush=True)
