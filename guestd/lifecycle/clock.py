@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 import time
 from contextlib import suppress
 from typing import NamedTuple
@@ -17,19 +18,12 @@ import trio
 
 #: Below this a clock is not set: what a message takes on its way is of that order.
 TOLERANCE = 0.1
+#: Interval and first time, in seconds and nanoseconds.
+_ITIMERSPEC = struct.Struct("llll")
 _TFD_TIMER_ABSTIME, _TFD_TIMER_CANCEL_ON_SET = 1, 2
 #: A time that does not come.
 _FAR = 2**33
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _TimerSpec(ctypes.Structure):
-    _fields_ = (
-        ("interval_s", ctypes.c_long),
-        ("interval_ns", ctypes.c_long),
-        ("value_s", ctypes.c_long),
-        ("value_ns", ctypes.c_long),
-    )
 
 
 class Reading(NamedTuple):
@@ -76,10 +70,8 @@ class ClockWatch:
     async def jumped(self) -> Jump:
         """The next jump that is worth a word."""
         while True:
-            spec = _TimerSpec(0, 0, _FAR, 0)
-            if _libc.timerfd_settime(
-                self._fd, _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET, ctypes.byref(spec), None
-            ):
+            spec = _ITIMERSPEC.pack(0, 0, _FAR, 0)
+            if _libc.timerfd_settime(self._fd, _TFD_TIMER_ABSTIME | _TFD_TIMER_CANCEL_ON_SET, spec, None):
                 raise OSError(ctypes.get_errno(), "the timerfd cannot be set")
             # It may have happened before the timer was set.
             jump = self._look()

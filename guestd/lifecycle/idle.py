@@ -9,7 +9,6 @@ Times are seconds of one monotonic clock, which stands still while the machine d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -23,8 +22,7 @@ _LEAST_WAIT = 0.01
 BUSY = "busy"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """In seconds; 0 is never. `warning`: how long before an end it is announced."""
 
     idle: float = 900.0
@@ -65,8 +63,7 @@ class WorkloadFacts(NamedTuple):
     invocations: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class Facts(NamedTuple):
     """All that is looked at."""
 
     now: float
@@ -91,8 +88,7 @@ class Reason(NamedTuple):
         return f"{self.kind} {self.what}"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What follows from the facts."""
 
     now: float

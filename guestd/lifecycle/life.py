@@ -14,7 +14,6 @@ from guestd.lifecycle.idle import Limits
 from guestd.lifecycle.resume import Resume
 from guestd.lifecycle.stop import Stop
 from guestd.lifecycle.watch import Watch
-from guestd.lifecycle.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from guestd.lifecycle.resume import Peer as ResumePeer
     from guestd.lifecycle.resume import Resumable
     from guestd.lifecycle.stop import Peer as StopPeer
+    from guestd.lifecycle.workload import Workload
     from guestd.session.jobs import Jobs
 
     class Peer(StopPeer, ResumePeer, Protocol):
@@ -58,6 +58,8 @@ class Life:
         self.resume = Resume(settings, session, jobs, self.events, self.watch)
         self.workload: Workload | None = None
         if settings.workload.command:
+            from guestd.lifecycle.workload import Workload
+
             self.workload = Workload(settings, jobs, self.events, clock, self._workload_ended)
             self.watch.workload = self.stop.workload = self.workload
         self.events.say("started", session_id=session.session_id, generation=session.generation)

@@ -15,7 +15,6 @@ import trio
 
 from guestd.lifecycle import clock as clocks
 from guestd.lifecycle.entropy import reseed
-from guestd.lifecycle.hooks import run_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -91,6 +90,8 @@ class Resume:
             except Exception as error:  # noqa: BLE001  what one cannot mend, the others still do; the log has it
                 _log.exception("resume: %s could not be mended", name)
                 found[name] = {"why": repr(error)}
+        from guestd.lifecycle.hooks import run_hooks
+
         resume = self._settings.resume
         found["hooks"] = hooks = list[dict[str, Any]]()
         await run_hooks(self._jobs, self._settings, "resume", resume.hooks, hooks, limit=resume.hook_timeout)

@@ -10,7 +10,6 @@ hurries; it never takes longer.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from contextlib import contextmanager, suppress
@@ -19,9 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from guestd.errors import ShuttingDown
-from guestd.lifecycle import workload as workload_job
-from guestd.lifecycle.flush import flush
-from guestd.lifecycle.hooks import run_hooks
 from guestd.lifecycle.machine import POWEROFF
 from guestd.wire.result import EndedBy, Outcome
 
@@ -128,6 +124,10 @@ class Stop:
         """Wait until it is asked for, and do it. `announce` is called when it begins."""
         await self.asked.wait()
         announce()
+        # Only now: most of a session's life needs none of it.
+        from guestd.lifecycle.flush import flush
+        from guestd.lifecycle.hooks import run_hooks
+
         jobs = self._jobs
         wall = self._clock()[0]
         _log.info("stopping (%s): %d jobs run; grace %g s", self.cause, jobs.running, self._given)
@@ -192,9 +192,9 @@ class Stop:
 
     def _tell_workload(self) -> dict[str, Any] | None:
         """How it ended, with the stop or before it."""
-        if self.workload is None or not self._jobs.knows(workload_job.ID):
+        if self.workload is None or not self._jobs.knows(self.workload.id):
             return None
-        job = self._jobs.get(workload_job.ID)
+        job = self._jobs.get(self.workload.id)
         return None if job.result is None else _tell(job.id, job.kind, job.result)
 
     async def _flush_rest(self) -> dict[str, Any]:
@@ -211,6 +211,8 @@ class Stop:
 
     async def _keep(self, receipt: dict[str, Any]) -> None:
         """For whoever looks afterwards, where the runtime directory outlives this process."""
+        import json
+
         text = json.dumps(receipt, indent=1, default=str) + "\n"
         path = os.path.join(self._settings.runtime_dir, RECEIPT)
         with self._until(_SAID):

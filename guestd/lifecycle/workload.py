@@ -54,6 +54,7 @@ class Workload:
         self._ended = ended
         self._stopping = False
         self._waiting = trio.CancelScope()
+        self.id = ID
         self.job: Job | None = None
         self.starts = 0
         self.health = Health(UNKNOWN)
