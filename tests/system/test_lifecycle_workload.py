@@ -112,10 +112,12 @@ def test_what_cannot_be_started_is_tried_again_with_patience() -> None:
         assert {(each["outcome"], each["status"]) for each in waits} == {("not_started", 127)}
 
 
-def test_nobody_else_can_be_it() -> None:
-    config = _config("exit 1", backoff="1h")
+def test_nobody_else_can_be_it_also_while_there_is_none() -> None:
+    config = _config("exit 1", backoff="1h", backoff_max="1h") + "[command]\nretain = 0\n"
     with serving(config=config) as server, Peer(server.address) as peer:
         Follower(peer).until("workload_exited")
+        while peer.ask("ps")["jobs"]:
+            pass
         for op in ("exec", "shell"):
             with pytest.raises(Failed) as refused:
                 peer.ask(op, id="workload", argv=["true"])
@@ -190,6 +192,23 @@ def test_it_hears_of_the_stop_before_all_others(tmp_path: Path) -> None:
         assert log.read_text().splitlines() == ["workload", "workload ended", "command", "command ended"]
         assert (receipt["workload"]["outcome"], receipt["workload"]["ended_by"]) == ("exited", "stop")
         assert server.process.wait(PATIENCE) == 0
+
+
+def test_nothing_new_is_started_while_it_has_its_head_start() -> None:
+    config = _config("trap 'echo heard' TERM; echo up; while :; do sleep 0.02; done")
+    with serving(config=config) as server, Peer(server.address) as peer:
+        call = peer.open("attach", id="workload")
+        call.lines(1)
+        other = peer.open("exec", argv=["sleep", "1000"], id="other")
+        other.accepted()
+        stopping = peer.open("stop", grace=3600)
+        call.lines(2)
+        with pytest.raises(Failed) as refused:
+            peer.ask("exec", argv=["true"])
+        assert refused.value.code == "shutting_down"
+        assert peer.ask("ps")["jobs"][1]["state"] == "running", "its turn comes later"
+        peer.ask("stop", grace=0)
+        assert stopping.end()["grace"] == 3600
 
 
 def test_one_that_does_not_want_to_end_leaves_the_others_their_time(tmp_path: Path) -> None:
