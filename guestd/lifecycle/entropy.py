@@ -29,7 +29,9 @@ def reseed(entropy: bytes) -> dict[str, Any]:
     try:
         if entropy:
             try:
-                fcntl.ioctl(fd, _RNDADDENTROPY, _HEAD.pack(8 * len(entropy), len(entropy)) + entropy)
+                # As bytes it could have no more than 1024.
+                request = bytearray(_HEAD.pack(8 * len(entropy), len(entropy)) + entropy)
+                fcntl.ioctl(fd, _RNDADDENTROPY, request)
                 done["credited"] = True
             except OSError as error:
                 done["why"] = f"it could not be credited: {error.strerror}"

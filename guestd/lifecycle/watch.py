@@ -17,7 +17,7 @@ from guestd.session.shell import ShellJob
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from guestd.lifecycle.events import Events
     from guestd.lifecycle.workload import Workload
@@ -109,6 +109,31 @@ class Watch:
         # A shell that was ended because nobody used it was not used by that.
         if job.result.ended_by not in {EndedBy.IDLE, EndedBy.LIFETIME}:
             self.touch(job.kind, job.id)
+
+    # ---------------------------------------------------------------------------------------- handing on
+
+    def to_map(self) -> dict[str, Any]:
+        """What a successor of this process has to know. Holds of connections end with them."""
+        return {
+            "limits": list(self.limits),
+            "began": self.began,
+            "moments": {kind: list(moment) for kind, moment in self._moments.items()},
+            "requested": list(self._requested()),
+            "holds": [list(hold) for hold in self._holds.values() if hold.until < inf],
+        }
+
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """Go on where a process before this one stopped: the monotonic clock is the machine's, and goes on too."""
+        self.limits = Limits(*before["limits"])
+        self.began = before["began"]
+        self._moments = {kind: Moment(*moment) for kind, moment in before["moments"].items()}
+        name, at = before["requested"]
+        if name:
+            self._moments["request"] = Moment(f"request {name}", at)
+        for hold in before["holds"]:
+            self._holds[self._next_hold] = Hold(*hold)
+            self._next_hold += 1
+        self.look()
 
     # ---------------------------------------------------------------------------------------- deciding
 

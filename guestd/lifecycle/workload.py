@@ -64,7 +64,9 @@ class Workload:
         #: Requests to it that are not answered yet.
         self.invocations = 0
         self._taken_over = False
+        #: What it has printed is copied. There is nothing yet.
         self.copied = trio.Event()
+        self.copied.set()
         jobs.reserved.add(ID)
 
     # -------------------------------------------------------------------------------------- telling

@@ -167,6 +167,19 @@ async def test_a_resume_begins_it_anew(autojump_clock: MockClock) -> None:
     assert ("active", 880) in day.said
 
 
+async def test_a_successor_goes_on_where_it_stopped(autojump_clock: MockClock) -> None:
+    day = _Day(Limits(600, 0))
+    day.watch.hold("for a time", 1000)
+    day.watch.hold("of a connection")
+    await trio.sleep(500)
+    day.request()
+    after = _Day(Limits())
+    after.watch.take_over(day.watch.to_map())
+    assert await after.end() == ("idle", 1100), (
+        "counted from its own beginning: the hold's end at 1000, and 600 s"
+    )
+
+
 def test_events_are_kept_within_a_bound() -> None:
     events = Events(lambda: (1.0, 2.0), kept=3)
     heard: list[int] = []

@@ -90,8 +90,9 @@ def test_connections_that_lead_nowhere_are_dropped_and_the_others_stay() -> None
 
 def test_entropy_is_added_and_the_generator_seeded_anew() -> None:
     with serving() as server, Peer(server.address) as peer:
-        found = peer.ask("resume", entropy=os.urandom(64))["entropy"]
-        assert found == {"bytes": 64, "credited": True, "reseeded": True, "why": None}
+        for size in (1, 64, 4096):
+            found = peer.ask("resume", entropy=os.urandom(size))["entropy"]
+            assert found == {"bytes": size, "credited": True, "reseeded": True, "why": None}
         assert peer.ask("resume")["entropy"]["reseeded"] is True
 
 

@@ -237,6 +237,15 @@ def test_stopped_it_is_not_started_again() -> None:
         assert server.process.wait(PATIENCE) == 0
 
 
+def test_a_stop_waits_for_none_that_is_not_there() -> None:
+    config = _config(["/nowhere"], backoff="1h", backoff_max="1h")
+    with serving(config=config) as server, Peer(server.address) as peer:
+        Follower(peer).until("workload_exited")
+        receipt = peer.ask("stop", grace=60)
+        assert receipt["took"] < 10
+        assert receipt["workload"]["outcome"] == "not_started"
+
+
 def test_its_last_words_are_copied() -> None:
     config = _config("trap 'echo last words; exit' TERM; echo up; while :; do sleep 0.02; done")
     with serving(config=config) as server, Peer(server.address) as peer:
