@@ -12,6 +12,8 @@ def has_same_jobs(known: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Are jobs and offsets that were known there still known here? A session that was resumed has another id, and tells
     those that it had before.
     """
+    if known.get("boot_id") != now.get("boot_id"):
+        return False
     before = known.get("session_id")
     earlier = now.get("previous")
     return before == now.get("session_id") or (
