@@ -3,7 +3,7 @@
 # As a machine of its own:        docker build -t guestd . && docker run --rm -it guestd
 # In an image of yours, two lines (it needs Debian 12's python3; any other Python 3.11 or newer: build with BASE):
 #     COPY --from=guestd /opt/guestd /opt/guestd
-#     ENTRYPOINT ["/opt/guestd/bin/guestd", "serve"]
+#     ENTRYPOINT ["/opt/guestd/bin/guestd", "init"]
 
 ARG BASE=debian:12-slim
 
@@ -34,4 +34,4 @@ COPY systemd/ /usr/lib/systemd/system/
 RUN ln -s /opt/guestd/bin/guestd /opt/guestd/bin/guestctl /usr/local/bin/
 # guestd ends in order on SIGTERM, and gives what it supervises 15 s of grace: stop with `docker stop -t 30`.
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["/opt/guestd/bin/guestd", "serve"]
+ENTRYPOINT ["/opt/guestd/bin/guestd", "init"]

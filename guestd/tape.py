@@ -95,6 +95,14 @@ class Tape:
         self.end += size
         self._header[_END] = self.end
 
+    def place(self, offset: int) -> int:
+        """Where in the memory the byte of that offset is, or comes."""
+        return HEADER_SIZE + offset % self._size
+
+    def ahead(self, place: int) -> int:
+        """How many bytes lie between the end and that place."""
+        return (place - HEADER_SIZE - self.end) % self._size
+
     def append(self, data: bytes | bytearray | memoryview) -> None:
         """Add bytes that the caller already holds; the newest win."""
         rest = memoryview(data)

@@ -160,6 +160,8 @@ def _start_serve(
         # Every program in it finds the guestd that it runs under, also in a shell that was opened from another.
         with open(f"{private}/guestd.toml", "w", encoding="utf-8") as config:
             config.write(f'[env]\nGUESTD_TO = "{environment["GUESTD_TO"]}"\n')
+            # It ends when its shell does, and not before, however long that is left alone.
+            config.write("[idle]\ntimeout = 0\nlifetime = 0\n")
         serve = subprocess.Popen(
             [
                 f"{programs}/guestd",

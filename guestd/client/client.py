@@ -168,6 +168,12 @@ class Client(LifeOperations):
         found = await self._ask({"op": "ps"})
         return list(found.get("jobs", ()))
 
+    async def upgrade(self, program: Sequence[str] | None = None) -> dict[str, Any]:
+        """Replace the guest's supervisor by the version that is installed there, or by that program. Jobs go on."""
+        return await self._ask(
+            {"op": "upgrade", **_given(program=None if program is None else list(program))}
+        )
+
     async def status(self) -> dict[str, Any]:
         """The state of the guest."""
         return await self._ask({"op": "status"})

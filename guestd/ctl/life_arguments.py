@@ -42,6 +42,13 @@ RESUME = """\
 Tell the guest that its machine was paused, or made of a snapshot. It gets this machine's time and fresh random bytes, a
 new session id, and drops connections that lead nowhere; its jobs go on. Prints what was mended."""
 
+UPGRADE = """\
+Replace guestd by the version that is installed in the guest now. Shells, commands and their output go on; connections
+come back by themselves. A version that cannot use the settings does not get to run.
+
+  guestctl upgrade                              the version that is installed where this one is
+  guestctl upgrade -- /opt/guestd-2/bin/guestd  another; where it does not start, this one comes back"""
+
 
 def add(command: Command) -> None:
     """All of them."""
@@ -65,5 +72,6 @@ def add(command: Command) -> None:
     stop.add_argument(
         "--reboot", action="store_true", help="start the machine again, where guestd is its init"
     )
+    command("upgrade", UPGRADE, "guestctl upgrade [-- PROGRAM ARGUMENTS…]")
     resume = command("resume", RESUME, "guestctl resume [--no-clock]")
     resume.add_argument("--no-clock", action="store_true", help="leave the guest's clock as it is")

@@ -34,6 +34,7 @@ _COMMANDS = {
     "timers": "guestd.ctl.lifecycle:timers",
     "stop": "guestd.ctl.lifecycle:stop",
     "resume": "guestd.ctl.lifecycle:resume",
+    "upgrade": "guestd.ctl.upgrade:upgrade",
 }
 
 

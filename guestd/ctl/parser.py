@@ -34,6 +34,7 @@ Run commands and shells in a guest, come back to them, end them.
   timers     when the session ends by itself
   stop       end the session in order
   resume     after a pause, or a copy, of the machine
+  upgrade    another version of guestd, while everything goes on
   version    the version of guestctl
 
 `guestctl COMMAND --help` says more."""
@@ -87,7 +88,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         _settle(options.parser, options, argv)
     elif options.command == "shell":
         _settle_shell(options.parser, options, argv)
-    elif options.command == "busy":
+    elif options.command in {"busy", "upgrade"}:
         options.argv = argv
     elif argv:
         options.parser.error(f"{options.command} takes nothing behind --")

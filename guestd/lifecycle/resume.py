@@ -47,6 +47,7 @@ class Resumable(Protocol):
     session_id: str
     generation: int
     previous: list[str]
+    identity_changed: Callable[[str, int, list[str]], None]
 
     @property
     def connections(self) -> Collection[Peer]: ...
@@ -134,6 +135,7 @@ class Resume:
         session.previous = [*session.previous, session.session_id][-_PREVIOUS_MAX:]
         session.session_id = os.urandom(16).hex()
         session.generation += 1
+        session.identity_changed(session.session_id, session.generation, session.previous)
 
     async def _drop_dead(self, by: Peer | None) -> dict[str, Any]:
         kept = 0

@@ -70,6 +70,8 @@ class Watch:
         self._returned: dict[str, float] = {}
         self._announced: str | None = None
         self._news = trio.Event()
+        #: Told when a successor would have something else to know.
+        self.changed: Callable[[], None] = _nobody
         jobs.listeners.append(self._job_ended)
 
     # ------------------------------------------------------------------------------------- being told
@@ -77,6 +79,7 @@ class Watch:
     def touch(self, kind: str, what: str = "") -> None:
         """Something of that kind has happened just now."""
         self._moments[kind] = Moment(f"{kind} {what}".rstrip(), self._clock()[1])
+        self.changed()
 
     def hold(self, by: str, seconds: float | None = None) -> int:
         """Keep the session awake for so long, or until `release`."""
@@ -102,6 +105,7 @@ class Watch:
     def look(self) -> None:
         """Something may be different: decide again."""
         self._news.set()
+        self.changed()
 
     def _job_ended(self, job: Job) -> None:
         if job.terms.background or job.result is None:
@@ -247,3 +251,7 @@ def _name_of(pid: int) -> str:
             return file.read().rstrip("\n")
     except OSError:
         return f"process group {pid}"
+
+
+def _nobody() -> None:
+    pass

@@ -10,12 +10,12 @@ Why not a thread of the supervisor that takes the user's id: any process of that
 thread's id, and the signal ends the supervisor. Why not fork in the supervisor: it has page tables to copy.
 docs/decisions.md has the measurements.
 
-A request is one SOCK_SEQPACKET message: one byte that says whether a cgroup comes along, then a marshalled
-map, or a map that says it lies in a memfd because it is too long for one message. Descriptors ride along: the
-error pipe, the cgroup if any, that memfd if any, then the child's own. The answer is the pid, or a negative
-errno. The clone itself gives the first: were it this process, its death in between would leave a program running that
-the supervisor takes for one that was never started. What could not be born into its cgroup is born outside of it, and
-says so.
+A request is one SOCK_SEQPACKET message: a head that says what comes along, then a marshalled map, or a map that says it
+lies in a memfd because it is too long for one message. Descriptors ride along: the error pipe, the witness's file if
+any, the cgroup if any, that memfd if any, then the child's own. The answer is the pid, or a negative errno. The clone
+itself gives the first: were it this process, its death in between would leave a program running that the supervisor
+takes for one that was never started. And it writes the pid to the witness, for the next supervisor, should this one be
+gone by the time the answer comes. What could not be born into its cgroup is born outside of it, and says so.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 CONTROL_FD = 3
-WITH_CGROUP, WITHOUT_CGROUP = b"g", b"-"
+#: Before the map: whether a cgroup comes along, and where in the witness's file the pid is to be written.
+HEAD_SIZE = 9
+NO_WITNESS = 2**64 - 1
+#: What the witness is told when the program was not run after all.
+NEVER = 2**64 - 1
 #: Before the pid in an answer: the cgroup that came along could not be used.
 OUTSIDE = b"!"
 REQUEST_MAX = 96 * 1024
@@ -61,6 +65,11 @@ _TIOCSCTTY = 0x540E
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def head(*, in_group: bool, witness: int) -> bytes:
+    """The head of a request; the supervisor's side makes it with this."""
+    return bytes([in_group]) + witness.to_bytes(8, "little")
+
+
 def main() -> None:
     """Serve until the supervisor closes the socket or dies."""
     control = _socket.socket(fileno=CONTROL_FD)
@@ -74,7 +83,12 @@ def main() -> None:
     gc.disable()
     gc.freeze()
     while True:
-        message, ancillary, _, _ = control.recvmsg(REQUEST_MAX, ancillary_space, _socket.MSG_CMSG_CLOEXEC)
+        try:
+            message, ancillary, _, _ = control.recvmsg(REQUEST_MAX, ancillary_space, _socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError:
+            # The supervisor has died with answers unread. What it had asked for by then is still to be answered, to its
+            # witness.
+            continue
         if not message:
             return
         fds = [
@@ -82,7 +96,8 @@ def main() -> None:
             for _, _, data in ancillary
             for at in range(0, len(data), 4)
         ]
-        in_group = message[:1] == WITH_CGROUP
+        in_group, place = message[0] == 1, int.from_bytes(message[1:HEAD_SIZE], "little")
+        witness = None if place == NO_WITNESS else (fds.pop(1), place)
         pid = _clone(fds[1] if in_group else None)
         failure = ctypes.get_errno()
         outside = in_group and pid < 0 and failure not in _NO_ROOM
@@ -91,9 +106,11 @@ def main() -> None:
             pid = _clone(None)
             failure = ctypes.get_errno()
         if pid == 0:
-            _become(control, message[1:], fds, in_group=in_group, outside=outside)
+            _become(control, message[HEAD_SIZE:], fds, witness, in_group=in_group, outside=outside)
         for fd in fds:
             os.close(fd)
+        if witness is not None:
+            os.close(witness[0])
         if pid < 0:
             control.send(str(-failure).encode())
 
@@ -117,21 +134,31 @@ def _clone(cgroup: int | None) -> int:
 
 
 def _become(
-    control: _socket.socket, message: bytes, fds: list[int], *, in_group: bool, outside: bool
-) -> None:
+    control: _socket.socket, message: bytes, fds: list[int], witness: tuple[int, int] | None, *, in_group: bool,
+    outside: bool,
+) -> None:  # fmt: skip
     """In the clone: turn into what was asked, or say where it failed. Does not return."""
     report = fds[0]
     stage = "fork"
     try:
         control.send((OUTSIDE if outside else b"") + str(os.getpid()).encode())
+        # From here on somebody knows of it, whoever else dies.
+        _tell(witness, os.getpid())
         for stage in _stages(message, fds[2:] if in_group else fds[1:]):  # noqa: B007  what it was when it failed
             pass
     except OSError as error:
+        _tell(witness, NEVER)
         os.write(report, marshal.dumps((stage, error.errno or errno.EIO, error.strerror or str(error))))
     except BaseException as error:  # noqa: BLE001  whatever it is, the supervisor must hear of it: this process has no log
+        _tell(witness, NEVER)
         os.write(report, marshal.dumps((stage, errno.EIO, repr(error))))
     finally:
         os._exit(127)
+
+
+def _tell(witness: tuple[int, int] | None, what: int) -> None:
+    if witness is not None:
+        os.pwrite(witness[0], what.to_bytes(8, "little"), witness[1])
 
 
 def _stages(message: bytes, fds: list[int]) -> Iterator[str]:

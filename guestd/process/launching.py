@@ -60,7 +60,11 @@ class Launcher:
                     fds.append(_memfd_holding(message))
                     sent.callback(os.close, fds[-1])
                     message = marshal.dumps({"long": True})
-                message = (launcher.WITHOUT_CGROUP if plan.cgroup is None else launcher.WITH_CGROUP) + message
+                place = launcher.NO_WITNESS
+                if plan.witness is not None:
+                    fds.insert(1, plan.witness[0])
+                    place = plan.witness[1]
+                message = launcher.head(in_group=plan.cgroup is not None, witness=place) + message
                 given = [source for source in plan.fds.values() if source is not None]
                 answer, since = await self._clone(plan, message, fds + given)
                 if answer.startswith(launcher.OUTSIDE):
@@ -79,6 +83,8 @@ class Launcher:
                 connection = self._socket
                 assert connection is not None
                 since = time.monotonic()
+                if plan.is_asked_for is not None:
+                    plan.is_asked_for()
                 try:
                     socket.send_fds(connection, [message], fds)
                     await trio.lowlevel.wait_readable(connection)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from guestd.errors import StartFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from guestd.process.cgroup import Cgroup
     from guestd.process.identity import Identity
 
@@ -38,6 +40,10 @@ class Plan:
     drop_capabilities: list[int] = field(default_factory=list[int])
     #: Its descriptor 0 is a terminal, which is to control it.
     terminal: bool = False
+    #: A file, and where in it the new process writes its number before it does anything else.
+    witness: tuple[int, int] | None = None
+    #: Called when it is about to be asked for: from then on it may come to be, whatever becomes of this process.
+    is_asked_for: Callable[[], None] | None = None
     #: To be born into, where it is the launcher that spawns. None afterwards if that could not be.
     cgroup: Cgroup | None = None
 

@@ -32,14 +32,17 @@ _SIGINFO_SIZE = 128
 _LIST_SIZE = 4096
 #: Spawns under way are few, and each is expected within moments of its child's birth.
 _EARLY_MAX = 4096
+#: In a wait status: a core was dumped.
+_CORE = 0x80
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Exit(NamedTuple):
     """How a child ended: the kernel's words."""
 
-    status: int
-    usage: resource.struct_rusage
+    #: None where nobody has told, which is possible only for what is not this process's child.
+    status: int | None
+    usage: resource.struct_rusage | None
     wall: float
     mono: float
     #: Who it was, when SIGKILL ended it: the zombie is the last to know its name.
@@ -52,6 +55,7 @@ class Reaper:
     def __init__(self, clock: Callable[[], tuple[float, float]]) -> None:
         self._clock = clock
         self._expected: dict[int, Callable[[Exit], None]] = {}
+        self._noting: dict[int, Callable[[int], None]] = {}
         # While a spawn is under way in a thread, its child may end before anybody has said to expect it.
         self._spawning = 0
         self._early: dict[int, Exit] = {}
@@ -95,6 +99,12 @@ class Reaper:
             self._tell(told, early)
         else:
             self._expected[pid] = told
+
+    def note(self, pid: int, noted: Callable[[int], None]) -> None:
+        """`noted` hears the status of that child while the kernel still has it: should this process die in the next
+        moment, nobody else would ever know.
+        """
+        self._noting[pid] = noted
 
     def _tell(self, told: Callable[[Exit], None], ended: Exit) -> None:
         """Whatever one of them makes of it, the others' children are still to be reaped."""
@@ -141,6 +151,9 @@ class Reaper:
             pid = look.si_pid
             killed = look.si_code == os.CLD_KILLED and look.si_status == signal.SIGKILL
             victim = _victim(pid) if killed and (pid in self._expected or self._spawning) else None
+            noted = self._noting.pop(pid, None)
+            if noted is not None:
+                noted(_status(look))
             _, status, usage = os.wait4(pid, 0)
             wall, mono = self._clock()
             ended = Exit(status, usage, wall, mono, victim)
@@ -154,6 +167,13 @@ class Reaper:
                     self.orphans += 1
             else:
                 self.orphans += 1
+
+
+def _status(look: os.waitid_result) -> int:
+    """As wait4 has it."""
+    if look.si_code == os.CLD_EXITED:
+        return look.si_status << 8
+    return look.si_status | (_CORE if look.si_code == os.CLD_DUMPED else 0)
 
 
 def _victim(pid: int) -> Victim | None:

@@ -83,6 +83,7 @@ class Spawner:
             and not plan.no_new_privs
             and not plan.drop_capabilities
             and not plan.terminal
+            and plan.witness is None
         )
 
     def starts_at_once(self, plan: Plan) -> bool:

@@ -56,7 +56,7 @@ def open_pty(size: Size, uid: int) -> Pty:
     master = os.open(_PTMX, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.ioctl(master, _TIOCSPTLCK, b"\0\0\0\0")
-        slave = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        slave = open_slave(master)
     except BaseException:
         os.close(master)
         raise
@@ -73,6 +73,11 @@ def open_pty(size: Size, uid: int) -> Pty:
         os.close(master)
         raise
     return Pty(master, slave)
+
+
+def open_slave(master: int) -> int:
+    """The program's end of that terminal."""
+    return fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def set_size(fd: int, size: Size) -> None:

@@ -70,8 +70,12 @@ class OwnChildren(Protocol):
 class Tree:
     """The processes of one job. `pid` is the first one's, which led the session."""
 
-    def __init__(self, pid: int, mark: str, cgroup: Cgroup | None, children: OwnChildren) -> None:
+    def __init__(
+        self, pid: int, mark: str, cgroup: Cgroup | None, children: OwnChildren, *, adopted: bool = False
+    ) -> None:
+        """`adopted`: its processes are not this one's descendants; those of the supervisor before it had been."""
         self._pid = pid
+        self._adopted = adopted
         self._entry = f"{MARK}={mark}".encode()
         self._cgroup = cgroup
         self._children = children
@@ -102,7 +106,7 @@ class Tree:
             pids = set(self._cgroup.pids())
             if thorough:
                 pids |= self._followed(self._marked(), pids)
-        elif thorough:
+        elif thorough or self._adopted:
             pids = self._followed(self._marked(), self._first())
         else:
             # Descent from the first process while it lives; after that its children are this process's.
@@ -238,6 +242,11 @@ class Tree:
             return True
         member = read_member(pid)
         return member is not None and self._leads(member.session)
+
+
+def bears(pid: int, mark: str) -> bool:
+    """Has that process the mark of that job?"""
+    return f"{MARK}={mark}".encode() in _read_marks(pid, looks=_EXEC_LOOKS)
 
 
 async def end_below(spared: set[int], *, grace: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from guestd.service import commands, shells, status
+from guestd.service import commands, shells, status, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,7 @@ _TABLE: dict[str, Callable[[Session, Connection, Channel, Fields], None]] = {
     "kill": commands.kill,
     "ps": commands.ps,
     "status": status.status,
+    "upgrade": upgrade.upgrade,
     "busy": _late("busy"),
     "events": _late("events"),
     "timers": _late("timers"),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from guestd.config import Settings
     from guestd.lifecycle.life import Life
+    from guestd.lifecycle.upgrade import Upgrade
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
     from guestd.service.connection import Connection
@@ -30,11 +31,14 @@ class Session:
     spawner: Spawner
     clock: Callable[[], tuple[float, float]]
     has_cgroups: bool
+    upgrade: Upgrade
     boot_id: str
     connections: set[Connection] = field(default_factory=set["Connection"])
     listening: list[str] = field(default_factory=list[str])
     session_id: str = field(default_factory=lambda: os.urandom(16).hex())
     generation: int = 0
+    #: Told of another identity.
+    identity_changed: Callable[[str, int, list[str]], None]
     started: tuple[float, float] = (0.0, 0.0)
     served: int = 0
     #: Ids this session had before it was resumed, oldest first: who knew it by one of them finds its jobs here.

@@ -82,6 +82,9 @@ class Command:
             )
             return job
 
+        if around.chronicle.store.there:
+            digest = request.digest()
+            job.facts = lambda: {"digest": digest}
         job.start(plan, close_child_fds)
         return job
 

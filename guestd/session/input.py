@@ -19,6 +19,8 @@ from guestd.errors import BadOffset, LimitReached
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from guestd.session.memory import Journal
+
 #: Of all senders together. One channel's window fits, whatever is set.
 _MOST_WAITING = 1024 * 1024
 #: Keys that wait are put together up to here: each by itself would take a hundred times its size.
@@ -28,20 +30,31 @@ _LUMP = 4096
 class Feed:
     """See the module. Whoever puts bytes here is told, for each of them, when it has left or was given up."""
 
-    def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, False)
-        self._fd: int | None = fd
-        self._queue: deque[tuple[memoryview, Callable[[int], None]]] = deque()
+    def __init__(self, fd: int | None) -> None:
+        """Without a descriptor nobody reads it any more."""
+        if fd is not None:
+            os.set_blocking(fd, False)
+        self._fd = fd
+        #: What waits, who hears when it has gone, and whose it is.
+        self._queue: deque[tuple[memoryview, Callable[[int], None], object]] = deque()
         #: Bytes in the queue.
         self.waiting = 0
         self._arrived = trio.Event()
         self._finished = False
         #: How many bytes have been accepted, from all who send.
         self.offset = 0
+        #: Through which the bytes go, where it is to be known exactly how many have gone even if this process dies.
+        self.journal: Journal | None = None
+        #: Told before the descriptor is closed here.
+        self.closing: Callable[[], None] | None = None
 
     @property
     def is_open(self) -> bool:
         return self._fd is not None
+
+    @property
+    def fd(self) -> int | None:
+        return self._fd
 
     def check_room(self, size: int, offset: int) -> None:
         """LimitReached, where taking so many more from one who is at `offset` would be too much."""
@@ -53,14 +66,15 @@ class Feed:
                 setting="limits.window",
             )
 
-    def put(self, data: memoryview, consumed: Callable[[int], None]) -> None:
-        """Accept bytes. `consumed` is called once for each of them, sooner or later, reader or no reader."""
+    def put(self, data: memoryview, consumed: Callable[[int], None], who: object = None) -> None:
+        """Accept somebody's bytes. `consumed` is called once for each of them, sooner or later, reader or no reader."""
         self.offset += len(data)
         if self._fd is None or self._finished:
             # The program has closed its input, or its end was announced: like a write that finds no reader.
             consumed(len(data))
             return
         if not self._queue:
+            self._is_sending(who)
             written = self._try(data)
             if written:
                 consumed(written)
@@ -68,23 +82,23 @@ class Feed:
         if data and not self.is_open:
             consumed(len(data))
         elif data:
-            self._enqueue(data, consumed)
+            self._enqueue(data, consumed, who)
 
-    def _enqueue(self, data: memoryview, consumed: Callable[[int], None]) -> None:
+    def _enqueue(self, data: memoryview, consumed: Callable[[int], None], who: object) -> None:
         self.waiting += len(data)
         if self._queue:
-            last, whose = self._queue[-1]
-            if whose == consumed and len(last) + len(data) <= _LUMP:
-                self._queue[-1] = (memoryview(b"".join((last, data))), consumed)
+            last, told, whose = self._queue[-1]
+            if told == consumed and whose is who and len(last) + len(data) <= _LUMP:
+                self._queue[-1] = (memoryview(b"".join((last, data))), consumed, who)
                 return
         # The view is of a buffer that the next read overwrites.
-        self._queue.append((memoryview(bytes(data)), consumed))
+        self._queue.append((memoryview(bytes(data)), consumed, who))
         self._arrived.set()
 
     def drop_waiting(self) -> None:
         """Give up what waits."""
         while self._queue:
-            data, consumed = self._queue.popleft()
+            data, consumed, _ = self._queue.popleft()
             self.waiting -= len(data)
             consumed(len(data))
 
@@ -99,12 +113,13 @@ class Feed:
                 await trio.lowlevel.wait_writable(self._fd)
                 if not self._queue:
                     continue  # closed after this task was woken, and before it ran
-                data, consumed = self._queue[0]
+                data, consumed, who = self._queue[0]
+                self._is_sending(who)
                 written = self._try(data)
                 self.waiting -= written
                 if written < len(data):
                     if self.is_open:
-                        self._queue[0] = (data[written:], consumed)
+                        self._queue[0] = (data[written:], consumed, who)
                 else:
                     self._queue.popleft()
                 if written:
@@ -116,6 +131,9 @@ class Feed:
         except trio.ClosedResourceError:
             return
 
+    def _is_sending(self, who: object) -> None:
+        """For who wants to know: bytes of somebody's are about to go."""
+
     def _has_written(self) -> None:
         """For who wants to know."""
 
@@ -123,6 +141,8 @@ class Feed:
         """The program reads no more. What waited is given up, and its credit given back."""
         if self._fd is None:
             return
+        if self.closing is not None:
+            self.closing()
         with suppress(RuntimeError):  # outside of Trio nobody waits
             trio.lowlevel.notify_closing(self._fd)
         os.close(self._fd)
@@ -133,7 +153,7 @@ class Feed:
     def _try(self, data: memoryview) -> int:
         assert self._fd is not None
         try:
-            return os.write(self._fd, data)
+            return os.write(self._fd, data) if self.journal is None else self.journal.send(self._fd, data)
         except BlockingIOError:
             return 0
         except OSError:
@@ -144,6 +164,11 @@ class Feed:
 
 class Input(Feed):
     """The input of a command, which has an end."""
+
+    def __init__(self, fd: int | None, offset: int = 0) -> None:
+        """`offset`: how much of it another process has passed on already."""
+        super().__init__(fd)
+        self.offset = offset
 
     def write(self, offset: int, data: memoryview, consumed: Callable[[int], None]) -> None:
         """Accept the bytes from `offset` on."""

@@ -14,12 +14,15 @@ nobody dies of SIGPIPE.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from guestd.errors import StartFailed
+from guestd.process.launcher import NEVER
 from guestd.process.oom import killed_for_memory
+from guestd.process.reaper import Exit
 from guestd.process.tree import Tree
 from guestd.session.attachment import Attachment
 from guestd.session.once import Once
@@ -31,8 +34,8 @@ if TYPE_CHECKING:
 
     from guestd.process.cgroup import Cgroup
     from guestd.process.plan import Plan
-    from guestd.process.reaper import Exit
     from guestd.process.tree import Ending, Member
+    from guestd.session.chronicle import Page
     from guestd.session.input import Feed
     from guestd.session.recording import Recording, Viewer
     from guestd.session.terms import Surroundings, Terms
@@ -44,6 +47,10 @@ SETTLE_IN = 0.05
 #: that is over sooner would cost more than the command's own exec; and the first output of any other comes a
 #: millisecond later.
 PUMP_AFTER = 0.001
+#: How long a job that is to end with its client waits for that one after the supervisor was replaced.
+RETURN_IN = 10.0
+#: A launcher whose supervisor has died answers what it was asked within moments. Nothing wakes whoever waits for it.
+_WITNESS_PATIENCE, _WITNESS_LOOKS = 2.0, 0.01
 
 
 class Job:
@@ -65,6 +72,9 @@ class Job:
         #: The program runs, or is known not to.
         self.start_settled = Once()
         self.ended = trio.Event()
+        #: Where it is written down, if this job is to survive the supervisor; and what its kind has to write there.
+        self.page: Page | None = None
+        self.facts: Callable[[], Mapping[str, Any]] = dict
         self._around = around
         self._cgroup: Cgroup | None = None
         self._tree: Tree | None = None
@@ -99,6 +109,20 @@ class Job:
         return self._started[0] if self._started else None
 
     @property
+    def started(self) -> tuple[float, float] | None:
+        """When, by the wall clock and the monotonic one."""
+        return self._started
+
+    @property
+    def ending_as(self) -> tuple[EndedBy | None, tuple[float, str]]:
+        """Who has it ended, and with which grace and scope."""
+        return self._ended_by, self._end_with
+
+    @property
+    def cgroup_path(self) -> str | None:
+        return None if self._cgroup is None else self._cgroup.path
+
+    @property
     def held_bytes(self) -> int:
         return sum(recording.held_bytes for recording in self.recordings)
 
@@ -111,7 +135,8 @@ class Job:
         When this returns the program runs, or is known not to, or is on its way.
         """
         self._started = self._around.clock()
-        if self._around.spawner.starts_at_once(plan):
+        self._around.chronicle.open(self)
+        if self.page is None and self._around.spawner.starts_at_once(plan):
             try:
                 pid = self._around.spawner.start_at_once(plan, self._on_exit)
             except StartFailed as failure:
@@ -132,6 +157,7 @@ class Job:
                     self._starting.deadline = trio.current_time() + self.terms.timeout
                 if around.cgroups is not None and not around.spawner.is_plain(plan):
                     self._cgroup = plan.cgroup = around.cgroups.create(self.mark)
+                self._is_spawning(plan)
                 pid = await around.spawner.start(plan, self._on_exit)
                 if self._cgroup is not plan.cgroup:
                     self.remove_cgroup()
@@ -146,9 +172,15 @@ class Job:
         else:
             self._has_started(pid)
 
+    def _is_spawning(self, plan: Plan) -> None:
+        if self.page is not None:
+            plan.witness, plan.is_asked_for = self.page.witness, self.page.spawning
+
     def _has_started(self, pid: int) -> None:
         around = self._around
         self.pid = pid
+        if self.page is not None:
+            self.page.started(pid)
         self._tree = Tree(pid, self.mark, self._cgroup, around.reaper)
         if self._exit is not None:
             self._tree.first_has_ended()
@@ -164,6 +196,85 @@ class Job:
             # Asked for in the very moment of the start.
             self._begin_ending(*self._end_with)
         self._settle()
+
+    def go_on(
+        self, pid: int | None, pidfd: int | None, started: tuple[float, float], cgroup: Cgroup | None,
+        by: EndedBy | None, end_with: tuple[float, str],
+    ) -> None:  # fmt: skip
+        """Take up a job that another supervisor has started. `pid` is None while it may still come to be."""
+        self._started, self._cgroup, self._ended_by, self._end_with = started, cgroup, by, end_with
+        if pid is None:
+            self._around.statuses.hold()
+            self._around.start_soon(self, self._find_out)
+        else:
+            self._goes_on(pid, pidfd)
+
+    async def _find_out(self) -> None:
+        """The supervisor before this one asked its launcher for the program, and did not live to hear the answer."""
+        assert self.page is not None
+        pid = 0
+        with trio.move_on_after(_WITNESS_PATIENCE):
+            while not (pid := self.page.witnessed):  # noqa: ASYNC110  another process writes it, into memory
+                await trio.sleep(_WITNESS_LOOKS)
+        if pid not in {0, NEVER}:
+            self._goes_on(pid, None)
+        self._around.statuses.release()
+        if self.pid is not None:
+            return
+        self._not_started(
+            StartFailed(
+                "could not start: guestd was replaced in the moment of the start, before the program ran"
+                " (fork, ECANCELED)",
+                stage="fork", errno=errno.ECANCELED,
+            )
+        )  # fmt: skip
+
+    def _goes_on(self, pid: int, pidfd: int | None) -> None:
+        around = self._around
+        self.pid = pid
+        if self.page is not None:
+            assert self._started is not None
+            around.statuses.expect(pid, self._started[1], self.page.exits)
+        self._tree = Tree(pid, self.mark, self._cgroup, around.reaper, adopted=True)
+        self._pumping = True
+        for recording in self.recordings:
+            if recording.is_open:
+                around.start_soon(self, recording.pump)
+        if self.input is not None:
+            around.start_soon(self, self.input.feed)
+        if self.terms.timeout is not None:
+            around.start_soon(self, self._watch_time)
+        self.start_settled.happen()
+        around.start_soon(self, self._watch_adopted, pid, pidfd)
+        if self._ended_by is not None:
+            self._begin_ending(*self._end_with)
+        elif self.terms.kill_on_disconnect:
+            # Whoever it is to end with has lost the connection with the supervisor, and is on the way back.
+            around.timers.after(RETURN_IN, self._end_if_alone)
+
+    async def _watch_adopted(self, pid: int, pidfd: int | None) -> None:
+        assert self._started is not None
+        assert self.page is not None
+        try:
+            noted = self.page.exit_status
+            if noted is not None:
+                ended = Exit(noted, None, *self._around.clock(), None)
+            else:
+                ended = await self._around.statuses.ending(pid, self._started[1], pidfd)
+        finally:
+            if pidfd is not None:
+                os.close(pidfd)
+        self._on_exit(ended)
+
+    def _end_if_alone(self) -> None:
+        if not self.attachments:
+            self.end(EndedBy.DISCONNECT)
+
+    def ended_before(self, result: Result, started: tuple[float, float]) -> None:
+        """It had ended under another supervisor already."""
+        self._started, self.pid, self.result = started, result.pid, result
+        self.start_settled.happen()
+        self.ended.set()
 
     def _start_pumps(self) -> None:
         """Read what the program writes as it comes. One that is over by now was read at its exit."""
@@ -185,6 +296,7 @@ class Job:
         if group is not None:
             await trio.to_thread.run_sync(self._tree.settle_in, group)
             self._cgroup = group
+            self._write_down()
 
     def refuse(self, failure: StartFailed, by: EndedBy | None = None) -> None:
         """End a job that is not even tried: what was asked cannot be started, and that is its result."""
@@ -247,6 +359,7 @@ class Job:
             return
         self._ended_by = by
         self._end_with = (grace, scope or self.terms.scope or "tree")
+        self._write_down()
         if self.pid is None:
             self._starting.cancel()
         elif not self._ending_runs:
@@ -268,6 +381,13 @@ class Job:
         if self.input is not None:
             self.input.close()
         self.remove_cgroup()
+        if self.page is not None:
+            self.page.close()
+            self.page = None
+
+    def _write_down(self) -> None:
+        if self.page is not None:
+            self.page.write()
 
     def remove_cgroup(self) -> bool:
         """True when nothing of the job lives any more, as far as its cgroup knows."""
@@ -416,6 +536,8 @@ class Job:
             recording.stop_recording()
         if self.input is not None:
             self.input.close()
+        if self.page is not None:
+            self.page.ended()
         self.ended.set()
         for attachment in list(self.attachments):
             attachment.news()

@@ -17,21 +17,26 @@ import trio
 
 from guestd.errors import BadRequest, Conflict, LimitReached, NotFound, ShuttingDown
 from guestd.process.tree import end_below
+from guestd.session.adoption import NotBegun, adopt, go_on
+from guestd.session.shell import ShellJob
 from guestd.session.terms import Surroundings
 from guestd.session.timers import Timers
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from guestd.config import Settings
     from guestd.process.cgroup import Cgroups
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
+    from guestd.process.statuses import Statuses
+    from guestd.session.adoption import Kept
+    from guestd.session.chronicle import Chronicle
     from guestd.session.command import Command, CommandRequest
     from guestd.session.job import Job
     from guestd.session.program import ProgramRequest
-    from guestd.session.shell import Shell, ShellJob, ShellRequest
+    from guestd.session.shell import Shell, ShellRequest
 
 _log = logging.getLogger("guestd.jobs")
 #: How long a kill is remembered that came before its start: longer than any sane network keeps a request
@@ -75,7 +80,14 @@ class Jobs:
         reaper: Reaper,
         cgroups: Cgroups | None,
         clock: Callable[[], tuple[float, float]],
+        chronicle: Chronicle,
+        statuses: Statuses,
+        kept: Mapping[str, Kept],
     ) -> None:
+        """`kept`: what is left of the jobs of the supervisor before this one."""
+        self._chronicle = chronicle
+        self._statuses = statuses
+        self._found = kept
         self._settings = settings
         self._command = command
         self._shell = shell
@@ -99,6 +111,7 @@ class Jobs:
         self._closing = False
         self._around: Surroundings | None = None
         self.started = 0
+        self.adopted = 0
         #: Ids that only `start_own` may use.
         self.reserved: set[str] = set()
         #: Hear of every job that has ended.
@@ -115,13 +128,45 @@ class Jobs:
                 nursery=nursery,
                 clock=self._clock,
                 timers=timers,
+                chronicle=self._chronicle,
+                statuses=self._statuses,
                 ended=self._has_ended,
             )
             nursery.start_soon(timers.run)
+            self._chronicle.store.run_in(nursery)
+            for mark, kept in self._found.items():
+                self._adopt(mark, kept, self._around)
+            # Now everybody who waits for a status has said so.
+            nursery.start_soon(self._statuses.run)
             task_status.started()
             while True:
                 await self._wait_for_expiry()
                 self._expire()
+
+    def _adopt(self, mark: str, kept: Kept, around: Surroundings) -> None:
+        """Go on with a job of the supervisor before this one."""
+        try:
+            job, entry = adopt(mark, kept, around, self._shell)
+            self._jobs[job.id] = job
+            if entry.get("digest"):
+                self._digests[job.id] = entry["digest"]
+            if entry["result"] is None:
+                self._reserved[job.id] = sum(recording.capacity for recording in job.recordings)
+                self._reserved_bytes += self._reserved[job.id]
+            go_on(job, entry, kept)
+            if isinstance(job, ShellJob):
+                self._shell.go_on(job, around)
+            if job.result is not None and job.id not in self._ended:
+                self._has_ended(job)
+            self.adopted += 1
+        except NotBegun:
+            self._chronicle.forget(mark)
+        except Exception as error:  # noqa: BLE001  whatever it is
+            # One that cannot be gone on with must not cost the others; nor come back at the next start.
+            _log.exception("what was kept of a job (%s) does not make one: %s", mark, error)
+            self._chronicle.forget(mark)
+        finally:
+            kept.close()
 
     # -------------------------------------------------------------------------------------- finding
 
@@ -317,7 +362,9 @@ class Jobs:
         if self._jobs.get(job.id) is not job:
             return  # refused before it was entered; `start_command` comes back to it
         self._reserved_bytes -= self._reserved.pop(job.id, 0)
-        kept = _Kept(trio.current_time() + job.terms.retain, job.held_bytes)
+        assert job.result is not None
+        spent = 0.0 if job.result.ended_mono is None else max(0.0, self._clock()[1] - job.result.ended_mono)
+        kept = _Kept(trio.current_time() + max(0.0, job.terms.retain - spent), job.held_bytes)
         self._ended[job.id] = kept
         self._kept_bytes += kept.size
         bounds = self._settings.command

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import termios
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
@@ -19,17 +20,20 @@ from guestd.session.memory import TapeMemory
 from guestd.tape import Piece
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from guestd.session.spool import Spool
     from guestd.tape import Tape
 
+#: In place of a descriptor: the stream has ended, and only its tape is left.
+NO_FD = -1
 _NOTHING = memoryview(b"")
 #: Shared: for first reads, whose tape does not exist yet, and for what is read only to be thrown away.
 _DISCARD = memoryview(bytearray(64 * 1024))
 #: Bulk moves in fewer, larger reads; the kernel grants an unprivileged process less, which is fine.
 _PIPE_SIZE = 1024 * 1024
 #: Taken at an exit in one go: all that a pipe holds.
+_SPLICE_F_NONBLOCK = 2
 _DRAINED = 2 * _PIPE_SIZE
 
 
@@ -43,13 +47,23 @@ class Viewer(Protocol):
     def lapse(self) -> None: ...
 
 
+class Keeping(Protocol):
+    """What a recording has kept, so that it survives this process."""
+
+    def keep_tape(self, recording: Recording) -> None: ...
+    def keep_tail(self, recording: Recording, fd: int) -> None: ...
+    def keep_relay(self, fds: Sequence[int]) -> None: ...
+
+
 class Recording:
     """See the module. `changed` is told when bytes have come or the end was reached."""
 
     def __init__(
-        self, stream: int, name: str, fd: int, capacity: int, viewers: dict[Viewer, None], changed: Callable[[], None],
-        spool: Spool | None = None,
+        self, stream: int, name: str, fd: int, capacity: int, viewers: dict[Viewer, None],
+        changed: Callable[[], None],
+        spool: Spool | None = None, memory: TapeMemory | None = None,
     ) -> None:  # fmt: skip
+        """With `memory`: go on with a tape that was begun by another process."""
         self.stream = stream
         self.name = name
         self.capacity = capacity
@@ -57,13 +71,17 @@ class Recording:
         self._fd = fd
         self._viewers = viewers
         self._changed = changed
-        self._memory: TapeMemory | None = None
+        self._memory = memory
+        #: Who keeps what is to survive this process, if it is.
+        self.survives: Keeping | None = None
         # What was left in the pipe when the recording ended under a holder that had left no room for it.
         self._tail = b""
         self._less_held = trio.Event()
         self._recording = True
-        os.set_blocking(fd, False)
-        self.at_end = False
+        #: There is nobody to write to it any more.
+        self.at_end = fd == NO_FD
+        if not self.at_end:
+            os.set_blocking(fd, False)
         self._pumped = False
         # Where it ended, once it is forgotten: whoever was still reading is told of a gap up to there.
         self._forgotten = 0
@@ -73,6 +91,15 @@ class Recording:
     @property
     def tape(self) -> Tape | None:
         return None if self._memory is None else self._memory.tape
+
+    @property
+    def fd(self) -> int:
+        """What it reads from; good until `at_end`."""
+        return self._fd
+
+    @property
+    def memory_fd(self) -> int | None:
+        return None if self._memory is None else self._memory.fd
 
     @property
     def start(self) -> int:
@@ -168,16 +195,25 @@ class Recording:
         """
         if not self._has_no_room:
             return
-        rest = bytearray()
-        with suppress(OSError):
-            while self.end + len(rest) < end:
-                piece = os.read(self._fd, end - self.end - len(rest))
-                if not piece:
-                    break
-                rest += piece
-        self._tail = bytes(rest)
+        self._take_tail(end - self.end)
         self.stop_recording()
         self._tell_viewers()
+
+    def _take_tail(self, size: int) -> None:
+        fd = os.memfd_create("guestd-tail")
+        try:
+            if self.survives is not None:
+                self.survives.keep_tail(self, fd)
+            with suppress(OSError):
+                while size and (moved := os.splice(self._source(), fd, size, flags=_SPLICE_F_NONBLOCK)):
+                    size -= moved
+            self.put_tail(fd)
+        finally:
+            os.close(fd)
+
+    def put_tail(self, fd: int) -> None:
+        """The output ends with what is in that file."""
+        self._tail = os.pread(fd, os.fstat(fd).st_size, 0)
 
     @property
     def _has_no_room(self) -> bool:
@@ -223,7 +259,7 @@ class Recording:
         if not room:
             return 0
         try:
-            size = os.readv(self._fd, [room])
+            size = self._take(room) if self.survives is None else self._take_safely(self.survives, len(room))
         except BlockingIOError:
             return None
         except OSError:
@@ -232,12 +268,31 @@ class Recording:
         if size == 0:
             self._end()
             self._close_tape()
-        elif self._memory is None:
+        return size
+
+    def _take(self, room: memoryview) -> int:
+        size = os.readv(self._fd, [room])
+        if self._memory is not None:
+            self._memory.tape.advance(size)
+        elif size:
             self._memory = TapeMemory(self.capacity)
             self._memory.tape.append(room[:size])
-        else:
-            self._memory.tape.advance(size)
         return size
+
+    def _take_safely(self, keeping: Keeping, most: int) -> int:
+        """The same so that a kill -9 in the midst of it loses nothing."""
+        if self._memory is None:
+            if not _is_readable(self._fd):
+                return 0
+            # Before a byte has left the pipe.
+            self._memory = TapeMemory(self.capacity)
+            keeping.keep_tape(self)
+            most = min(most, len(self._memory.tape.room()))
+        return self._memory.take(self._source(), most)
+
+    def _source(self) -> int:
+        """The pipe that its bytes come from. Raises BlockingIOError when there are none in it."""
+        return self._fd
 
     def _room_now(self) -> memoryview:
         return _DISCARD[: self.capacity] if self._memory is None else self._memory.tape.room(self._held_at())
@@ -284,6 +339,15 @@ class Recording:
     def _close_tape(self) -> None:
         if self._memory is not None:
             self._memory.tape.close()
+
+
+def _is_readable(fd: int) -> bool:
+    """Are there bytes to be read? Raises BlockingIOError while there are none; False at the end."""
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
+    for _, events in ready.poll(0):
+        return bool(events & select.POLLIN)
+    raise BlockingIOError
 
 
 def widen(fd: int) -> None:

@@ -5,27 +5,32 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from guestd.errors import Conflict, StartFailed
 from guestd.process.identity import login_shell
 from guestd.process.login import starting
-from guestd.process.terminal import Pty, open_pty
+from guestd.process.terminal import Pty, open_pty, open_slave
+from guestd.session.chronicle import LOOKED_TO
 from guestd.session.job import Job
 from guestd.session.keyboard import Keyboard
 from guestd.session.program import KILLED_FIRST, ProgramRequest, shown
+from guestd.session.recording import NO_FD
 from guestd.session.screen import Screen
+from guestd.session.shellpage import facts_of, identity_of, recall, request_of
 from guestd.session.terminal import Terminal
 from guestd.session.terminal_recording import TerminalRecording
 from guestd.wire.result import EndedBy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from guestd.process.identity import Identity
     from guestd.process.plan import Plan
     from guestd.process.terminal import Size
+    from guestd.session.memory import TapeMemory
     from guestd.session.program import Programs
     from guestd.session.terms import Surroundings
 
@@ -101,12 +106,47 @@ class Shell:
         except StartFailed as failure:
             job.refuse(failure)
             return job
+        job.facts = partial(facts_of, job)
         job.start(plan, close_child_fds)
+        self._write_down(job)
+        self._watch(job, around)
+        return job
+
+    def furnish_again(
+        self, job: ShellJob, entry: Mapping[str, Any], master: int, relay: tuple[int, int] | None,
+        memory: TapeMemory | None, around: Surroundings,
+    ) -> None:  # fmt: skip
+        """Give a shell of another supervisor its terminal back. Its page and its program come after."""
+        job.request, job.identity = request_of(entry, job.terms), identity_of(entry)
+        pty, keys = Pty(NO_FD, NO_FD), None
+        if master != NO_FD:
+            pty, keys = Pty(master, open_slave(master)), os.dup(master)
+        self._furnish(job, pty, keys, around, memory)
+        if job.terminal is not None:
+            job.terminal.recording.relay = relay
+            recall(job.terminal, entry)
+
+    def go_on(self, job: ShellJob, around: Surroundings) -> None:
+        """It goes on: watch what ends it."""
+        self._write_down(job)
+        self._watch(job, around)
+
+    def _watch(self, job: ShellJob, around: Surroundings) -> None:
+        request = job.request
         if request.lifetime:
             _watch_lifetime(ref(job), request.lifetime, around)
         if request.idle_timeout:
             _watch_idleness(ref(job), request.idle_timeout, around)
-        return job
+
+    def _write_down(self, job: ShellJob) -> None:
+        page, terminal = job.page, job.terminal
+        if page is None or terminal is None:
+            return
+        terminal.changed = page.write
+        terminal.looked_to = partial(page.set_number, LOOKED_TO)
+        terminal.command_ended.append(page.write)
+        if terminal.keyboard is not None:
+            terminal.keyboard.record = page
 
     def _plan(self, job: ShellJob, mark: str, request: ShellRequest, identity: Identity) -> Plan:
         plan = self._programs.plan(request, identity, job.id, mark)
@@ -150,26 +190,31 @@ class Shell:
                 " (/proc/sys/kernel/pty/max), or /dev/ptmx is missing (terminal)",
                 stage="terminal", errno=error.errno,
             ) from None  # fmt: skip
-        self._furnish(job, request, pty, keys, around)
+        self._furnish(job, pty, keys, around)
         plan.fds.update(dict.fromkeys(_STANDARD, pty.slave))
         return _nothing
 
     def _furnish(
-        self, job: ShellJob, request: ShellRequest, pty: Pty, keys: int, around: Surroundings
+        self,
+        job: ShellJob,
+        pty: Pty,
+        keys: int | None,
+        around: Surroundings,
+        memory: TapeMemory | None = None,
     ) -> None:
-        settings = self._programs.settings.shells
+        settings, request = self._programs.settings.shells, job.request
         recording = TerminalRecording(
-            pty, request.tape, job.viewers, job.stream_changed, patience=settings.hold
+            pty, request.tape, job.viewers, job.stream_changed, patience=settings.hold, memory=memory
         )
         terminal = Terminal(recording, request.size, clock=around.clock, timers=around.timers)
-        terminal.keyboard = Keyboard(keys, terminal.input_blocked)
+        if keys is not None:
+            terminal.keyboard = job.input = Keyboard(keys, terminal.input_blocked)
         terminal.screen = Screen(
             recording, request.size, settings.history,
             lambda function: around.start_soon(job, function),
         )  # fmt: skip
         job.recordings.append(recording)
         job.viewers.update({terminal: None, terminal.screen: None})
-        job.input = terminal.keyboard
         job.terminal = terminal
 
 
@@ -181,7 +226,10 @@ def _watch_lifetime(job: ref[ShellJob], limit: float, around: Surroundings) -> N
         if found is not None:
             found.end(EndedBy.LIFETIME)
 
-    around.timers.after(limit, look)
+    found = job()
+    begun = None if found is None else found.started
+    spent = 0.0 if begun is None else around.clock()[1] - begun[1]
+    around.timers.after(max(0.0, limit - spent), look)
 
 
 def _watch_idleness(job: ref[ShellJob], limit: float, around: Surroundings) -> None:

@@ -72,6 +72,10 @@ class Terminal:
         self.screen: Screen | None = None
         #: Called when a command that was typed has ended.
         self.command_ended: list[Callable[[], None]] = []
+        #: Told of what is worth writing down.
+        self.changed: Callable[[], None] | None = None
+        #: Told how far the output was looked at.
+        self.looked_to: Callable[[int], None] | None = None
         self._clock = clock
         self._timers = timers
         self._position = 0
@@ -86,7 +90,7 @@ class Terminal:
         """Output has come."""
         recording, marks = self.recording, self.marks
         self.last_output, self.last_activity = self._clock()
-        before = marks.running
+        before = marks.running, marks.count
         while self._position < recording.end:
             piece = recording.read(self._position, recording.capacity)
             if not piece.data:
@@ -96,9 +100,15 @@ class Terminal:
             # A copy: searching in bytes is much quicker than in a view, and 4 KiB cost nothing.
             marks.feed(piece.offset, bytes(piece.data), self.last_output, self.last_activity)
             self._position = piece.offset + len(piece.data)
-        if marks.running is not before:
+        if self.looked_to is not None:
+            self.looked_to(self._position)
+        if (marks.running, marks.count) != before:
             for call in list(self.command_ended):
                 call()
+
+    def begin_at(self, offset: int) -> None:
+        """What lies before was looked at by another supervisor."""
+        self._position = offset
 
     def lapse(self) -> None:
         """It never holds."""
@@ -172,6 +182,8 @@ class Terminal:
         if size == self.size:
             return
         self.size = size
+        if self.changed is not None:
+            self.changed()
         self._show_size(size)
         if self.screen is not None:
             self.screen.resized(size)

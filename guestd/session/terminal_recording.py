@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import termios
 from typing import TYPE_CHECKING
 
 import trio
 
-from guestd.session.recording import Recording
+from guestd.session.recording import NO_FD, Recording
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from guestd.process.terminal import Pty
+    from guestd.session.memory import TapeMemory
     from guestd.session.recording import Viewer
 
 TERMINAL = 3
@@ -20,6 +23,7 @@ TERMINAL_NAME = "terminal"
 #: The kernel gives 4 KiB at a time; so much is taken before anybody is told.
 _AT_A_TIME = 64 * 1024
 _LITTLE = 2048
+_SPLICE_F_NONBLOCK = 2
 #: More than the kernel keeps of a terminal's output.
 _IN_KERNEL = 64 * 1024
 #: How far a program may run ahead of whoever holds it. A tape's worth, as for a command, would be on the screen
@@ -31,19 +35,24 @@ class TerminalRecording(Recording):
     """Owns both ends of the terminal: the program's is kept open until the program has ended."""
 
     def __init__(
-        self,
-        pty: Pty,
-        capacity: int,
-        viewers: dict[Viewer, None],
-        changed: Callable[[], None],
-        *,
+        self, pty: Pty, capacity: int, viewers: dict[Viewer, None], changed: Callable[[], None], *,
         patience: float,
-    ) -> None:
-        super().__init__(TERMINAL, TERMINAL_NAME, pty.master, capacity, viewers, changed)
+        memory: TapeMemory | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(TERMINAL, TERMINAL_NAME, pty.master, capacity, viewers, changed, memory=memory)
         self._patience = patience
         self.master = pty.master
         self._held: tuple[int | None] | None = None
-        self._slave: int | None = pty.slave
+        self._slave: int | None = None if pty.slave == NO_FD else pty.slave
+        #: A pipe between the terminal and the tape: the kernel moves bytes onto a file only from a pipe.
+        self.relay: tuple[int, int] | None = None
+
+    def unread(self) -> int:
+        return (
+            super().unread()
+            if self.relay is None or self.at_end
+            else super().unread() + _waiting(self.relay[0])
+        )
 
     def drain(self) -> None:
         self._let_go()
@@ -60,6 +69,22 @@ class TerminalRecording(Recording):
     def close(self, *, read_on: bool = False) -> None:
         self._let_go()
         super().close(read_on=read_on)
+
+    def _end(self) -> None:
+        super()._end()
+        relay, self.relay = self.relay, None
+        for fd in relay or ():
+            os.close(fd)
+
+    def _source(self) -> int:
+        if self.relay is None:
+            self.relay = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            if self.survives is not None:
+                self.survives.keep_relay(self.relay)
+        read, write = self.relay
+        if not _waiting(read):
+            os.splice(self.master, write, _AT_A_TIME, flags=_SPLICE_F_NONBLOCK)
+        return read
 
     def _let_go(self) -> None:
         """From now on the terminal ends when the last program has closed it."""
@@ -96,3 +121,10 @@ class TerminalRecording(Recording):
         tape = self.tape
         room = super()._room_now() if tape is None else tape.room(held_at)
         return room if held_at is None else room[: max(0, held_at + LEAD - self.end)]
+
+
+def _waiting(pipe: int) -> int:
+    """How many bytes are in it."""
+    count = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return int.from_bytes(count, "little")

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from guestd.process.cgroup import Cgroups
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
+    from guestd.process.statuses import Statuses
+    from guestd.session.chronicle import Chronicle
     from guestd.session.job import Job
     from guestd.session.timers import Timers
 
@@ -31,6 +33,9 @@ class Surroundings:
     nursery: trio.Nursery
     clock: Callable[[], tuple[float, float]]
     timers: Timers
+    #: Where jobs are written down that are to survive the supervisor; and how those end that have.
+    chronicle: Chronicle
+    statuses: Statuses
     #: Hears of every job that has ended.
     ended: Callable[[Job], None]
 

@@ -45,7 +45,11 @@ def verdict(facts: Facts) -> Result:
     ended = facts.exit
     assert ended is not None
     result.ended_at, result.ended_mono = ended.wall, ended.mono
-    if os.WIFEXITED(ended.status):
+    if ended.status is None:
+        result.message = (
+            "it ended while guestd was being replaced, and its parent then, PID 1, did not tell how"
+        )
+    elif os.WIFEXITED(ended.status):
         result.outcome = Outcome.EXITED
         result.code = os.WEXITSTATUS(ended.status)
     else:
@@ -55,8 +59,10 @@ def verdict(facts: Facts) -> Result:
         result.outcome = Outcome.TIMED_OUT
     elif facts.out_of_memory and result.signal == signal.SIGKILL:
         result.outcome = Outcome.OOM_KILLED
-    result.cpu_user, result.cpu_system = ended.usage.ru_utime, ended.usage.ru_stime
-    result.peak_memory = facts.peak_memory or _peak_of(ended.usage)
+    result.peak_memory = facts.peak_memory
+    if ended.usage is not None:
+        result.cpu_user, result.cpu_system = ended.usage.ru_utime, ended.usage.ru_stime
+        result.peak_memory = facts.peak_memory or _peak_of(ended.usage)
     left = facts.left
     if facts.ending is not None:
         result.killed = _listed(facts.ending.gone)

@@ -133,6 +133,22 @@ class Marks:
         self._wall, self._monotonic = wall, monotonic
         self._search(data, self._next - len(data), first)
 
+    def recall(self, commands: list[dict[str, Any]], title: str | None, directory: str | None) -> None:
+        """Know again what another knew: of its newest commands `to_map`, and `started_mono`."""
+        self.title, self.directory = title, directory
+        for told in commands:
+            command = Command(
+                told["n"], told["text"], told["cwd"], told["from"], told["started_at"], told["started_mono"]
+            )
+            command.end, command.ended, command.exit = told["to"], told["ended_at"], told["exit"]
+            if told["duration"] is not None:
+                command.ended_monotonic = command.started_monotonic + told["duration"]
+            self._commands.append(command)
+            self.count = command.n
+            self.running = command if command.end is None else None
+        # An end that came in between may have been another's.
+        self._doubtful = False
+
     def lost(self) -> None:
         """Output is missing between what has come and what comes next."""
         self._held = b""

@@ -15,13 +15,12 @@ from guestd.errors import ConfigError
 from guestd.wire.address import DEFAULT_PORT, VSOCK_ANY, Address
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from guestd.config import Settings
 
 _log = logging.getLogger("guestd.listen")
 _BACKLOG = 512
-_FIRST_PASSED_FD = 3
 
 
 class Listener(NamedTuple):
@@ -38,17 +37,10 @@ class Listener(NamedTuple):
                 os.unlink(self.path)
 
 
-def passed_listeners(environ: Mapping[str, str], *, has_token: bool) -> list[Listener]:
-    """The sockets of systemd's socket activation, which `guestd init` speaks too. They follow the same rule.
-
-    Among the descriptors are others, by their names: those that were stored, and PID 1's own socket.
-    """
-    if environ.get("LISTEN_PID") != str(os.getpid()):
-        return []
-    count = int(environ.get("LISTEN_FDS", "0"))
+def passed_listeners(fds: Iterable[int], *, has_token: bool) -> list[Listener]:
+    """Sockets that somebody else has opened. They follow the same rule. Whatever else is among them is passed over."""
     found: list[Listener] = []
-    for fd in range(_FIRST_PASSED_FD, _FIRST_PASSED_FD + count):
-        os.set_inheritable(fd, False)
+    for fd in fds:
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
             continue
         sock = socket.socket(fileno=fd)

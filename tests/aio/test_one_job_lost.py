@@ -31,6 +31,8 @@ def _surroundings(nursery: trio.Nursery, ended: Callable[[Job], None]) -> Surrou
         nursery=nursery,
         clock=lambda: (1.0, 2.0),
         timers=Timers(),
+        chronicle=nothing,  # pyright: ignore[reportArgumentType]
+        statuses=nothing,  # pyright: ignore[reportArgumentType]
         ended=ended,
     )
 

@@ -55,5 +55,7 @@ def test_the_service_starts_what_the_image_installs() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     entry = re.search(r"^ENTRYPOINT \[(.*)\]$", dockerfile, re.MULTILINE)
     assert entry is not None
-    assert command.split() == [word.strip(' "') for word in entry[1].split(",")]
+    # The same program: under systemd as its service, alone as PID 1.
+    assert [word.strip(' "') for word in entry[1].split(",")] == [command.split()[0], "init"]
+    assert command.split()[1:] == ["serve"]
     assert "python3 -m venv /opt/guestd " in dockerfile

@@ -260,7 +260,9 @@ class TestTables:
 
     def test_hello_fields(self) -> None:
         shown = {row[0] for row in table("## Hello", "field")}
-        sent = Hello("x", token="t", identity={"boot_id": "", "session_id": "", "generation": 0}).to_map()
+        sent = Hello(
+            "x", token="t", identity={"boot_id": "", "session_id": "", "generation": 0, "previous": []}
+        ).to_map()
         limits = cast("dict[str, int]", sent["limits"])
         assert shown == set(sent) | {f"limits.{name}" for name in limits}
         least = Hello.from_map({"version": 1})
