@@ -283,7 +283,8 @@ def _make_root(plan: dict[str, Any]) -> str:
             os.symlink(os.readlink(f"/{name}"), f"{root}/{name}")
         elif os.path.isdir(f"/{name}"):
             _bind(f"/{name}", f"{root}/{name}")
-    for path in dict.fromkeys(plan["programs"]):
+    # Shorter ones first: an environment may lie in the checkout.
+    for path in sorted(plan["programs"], key=len):
         if not os.path.exists(root + path):
             _bind(path, root + path)
     os.mkdir(root + INSIDE)
