@@ -344,7 +344,10 @@ class Connection:
                 await self._flush()
                 continue
             batch = self._gather()
-            if not batch:
+            if not batch and self._ready:
+                # A whole round of channels that had nothing after all; there are others, whom nobody will wake again.
+                await trio.lowlevel.checkpoint()
+            elif not batch:
                 await self._park()
             elif self.link.send_now(batch):
                 await trio.lowlevel.checkpoint()
