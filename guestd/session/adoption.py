@@ -93,6 +93,12 @@ class Lost(Exception):
 def adopt(mark: str, kept: Kept, around: Surroundings, shells: Shell) -> tuple[Job, dict[str, Any]]:
     """The job that these descriptors are, not yet going on; and what else its page says. Raises Lost, OSError."""
     memory, entry = _read_page(kept.job)
+    if entry["pid"] is None and entry["result"] is None:
+        number = memory.ledger.number(PID)
+        if number == NEVER or not memory.ledger.number(SPAWNING):
+            memory.close()
+            raise NotBegun
+        entry["pid"] = number or None
     terms = Terms(**entry["terms"])
     kind = entry["kind"]
     job = (ShellJob if kind == "shell" else Job)(entry["id"], kind, mark, terms, around)
@@ -131,11 +137,6 @@ def adopt(mark: str, kept: Kept, around: Surroundings, shells: Shell) -> tuple[J
     _put_tails(kept.job, memory, job)
     job.page = Page(around.chronicle, job, memory, int(entry["pid_started"]))
     job.page.listen()
-    if entry["pid"] is None and entry["result"] is None:
-        number = memory.ledger.number(PID)
-        if number == NEVER or not memory.ledger.number(SPAWNING):
-            raise NotBegun
-        entry["pid"] = number or None
     return job, entry
 
 
@@ -168,6 +169,7 @@ def _read_page(fds: list[int]) -> tuple[LedgerMemory, dict[str, Any]]:
         "dict[str, Any]", msgpack.unpackb(memory.ledger.read() or b"\x80", unicode_errors="surrogateescape")
     )
     if entry.get("version") != VERSION:
+        memory.close()
         raise Lost(f"its ledger is of version {entry.get('version')}, and {VERSION} is known here")
     return memory, entry
 
@@ -190,6 +192,7 @@ def _put_tails(fds: list[int], memory: LedgerMemory, job: Job) -> None:
         for fd in fds:
             if inode and os.fstat(fd).st_ino == inode:
                 recording.put_tail(fd)
+                recording.stop_recording()
 
 
 def _journal(fds: list[int], memory: LedgerMemory) -> Journal | None:

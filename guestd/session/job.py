@@ -213,14 +213,16 @@ class Job:
         """The supervisor before this one asked its launcher for the program, and did not live to hear the answer."""
         assert self.page is not None
         pid = 0
-        with trio.move_on_after(_WITNESS_PATIENCE):
-            while not (pid := self.page.witnessed):  # noqa: ASYNC110  another process writes it, into memory
-                await trio.sleep(_WITNESS_LOOKS)
-        if pid not in {0, NEVER}:
-            self._goes_on(pid, None)
-        self._around.statuses.release()
-        if self.pid is not None:
-            return
+        try:
+            with trio.move_on_after(_WITNESS_PATIENCE):
+                while not (pid := self.page.witnessed):  # noqa: ASYNC110  another process writes it, into memory
+                    await trio.sleep(_WITNESS_LOOKS)
+            if pid not in {0, NEVER}:
+                self._goes_on(pid, None)
+                return
+        finally:
+            # Whatever became of it, the others' statuses are waited for.
+            self._around.statuses.release()
         self._not_started(
             StartFailed(
                 "could not start: guestd was replaced in the moment of the start, before the program ran"

@@ -111,7 +111,6 @@ class Jobs:
         self._closing = False
         self._around: Surroundings | None = None
         self.started = 0
-        self.adopted = 0
         #: Ids that only `start_own` may use.
         self.reserved: set[str] = set()
         #: Hear of every job that has ended.
@@ -158,13 +157,14 @@ class Jobs:
                 self._shell.go_on(job, around)
             if job.result is not None and job.id not in self._ended:
                 self._has_ended(job)
-            self.adopted += 1
         except NotBegun:
             self._chronicle.forget(mark)
         except Exception as error:  # noqa: BLE001  whatever it is
             # One that cannot be gone on with must not cost the others; nor come back at the next start.
             _log.exception("what was kept of a job (%s) does not make one: %s", mark, error)
             self._chronicle.forget(mark)
+            for job_id in [each.id for each in self if each.mark == mark]:
+                self._forget(job_id)
         finally:
             kept.close()
 

@@ -29,6 +29,7 @@ ROOMS = sorted(
     ".".join(("guestd", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for pattern in (
         "errors.py",
+        "ledger.py",
         "config.py",
         "_config*.py",
         "tape.py",
