@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from guestd.service import commands, shells, status, upgrade
@@ -15,23 +16,23 @@ if TYPE_CHECKING:
     from guestd.service.session import Session
     from guestd.wire.messages import Fields
 
+    Operation = Callable[[Session, Connection, Channel, Fields], None]
+
 #: Who only looks does not use the session.
 _ONLY_LOOK = {"commands", "events", "ps", "status", "wait"}
 
 
-def _late(name: str) -> Callable[[Session, Connection, Channel, Fields], None]:
-    """An operation on the session's life: imported when it is first asked for."""
+def _late(module: str, name: str) -> Operation:
+    """An operation whose module is imported when it is first asked for."""
 
     def begin(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
-        from guestd.service import lifecycle
-
-        operation: Callable[[Session, Connection, Channel, Fields], None] = getattr(lifecycle, name)
+        operation: Operation = getattr(import_module(f"guestd.service.{module}"), name)
         operation(session, connection, channel, fields)
 
     return begin
 
 
-_TABLE: dict[str, Callable[[Session, Connection, Channel, Fields], None]] = {
+_TABLE: dict[str, Operation] = {
     "exec": commands.exec_,
     "attach": commands.attach,
     "shell": shells.shell,
@@ -41,11 +42,7 @@ _TABLE: dict[str, Callable[[Session, Connection, Channel, Fields], None]] = {
     "ps": commands.ps,
     "status": status.status,
     "upgrade": upgrade.upgrade,
-    "busy": _late("busy"),
-    "events": _late("events"),
-    "timers": _late("timers"),
-    "stop": _late("stop"),
-    "resume": _late("resume"),
+    **{name: _late("lifecycle", name) for name in ("busy", "events", "timers", "stop", "resume")},
 }
 
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from guestd._config_kinds import Integer, ListOf, Path, as_list
 from guestd._config_section import Record, Section
 from guestd._config_sources import SOURCES, from_cmdline, from_environment, from_file
+from guestd._config_table import _key
 from guestd.config import (
     DEFAULT,
     Settings,
-    _key,
     capability_numbers,
     environment_name,
     is_loopback,
