@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guestd._config_declare import key as a_key
 from guestd._config_kinds import Integer, ListOf, Path, as_list
 from guestd._config_section import Record, Section
 from guestd._config_sources import SOURCES, from_cmdline, from_environment, from_file
-from guestd._config_table import _key
 from guestd.config import (
     DEFAULT,
     Settings,
@@ -270,12 +270,12 @@ def test_capabilities_have_the_kernel_s_numbers() -> None:
 
 
 class Share(Section):
-    source: str = _key("Where it comes from.", Path(required=True), "/a")
-    size: int = _key("How much.", Integer(0, 9), 5)
+    source: str = a_key("Where it comes from.", Path(required=True), "/a")
+    size: int = a_key("How much.", Integer(0, 9), 5)
 
 
 class Sample(Section):
-    shares: tuple[Share, ...] = _key("Shares.", ListOf(Record(Share)), ())
+    shares: tuple[Share, ...] = a_key("Shares.", ListOf(Record(Share)), ())
 
 
 def test_a_list_of_tables_is_a_key_like_any_other() -> None:
