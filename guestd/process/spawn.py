@@ -33,11 +33,11 @@ import trio
 
 from guestd.errors import StartFailed
 from guestd.process.launching import Launcher
+from guestd.process.members import children_of_thread
 from guestd.process.mounts import Mounts
 from guestd.process.plan import CHILD_NOFILE, explain, read_oom_score_adj, write_oom_score_adj
 from guestd.process.posix_spawn import posix_spawn
 from guestd.process.program import enter_directory, find_program
-from guestd.process.tree import children_of_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

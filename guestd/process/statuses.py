@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from guestd.init.reap import RECORD, RECORD_VERSION
+from guestd.process.members import bears, read_member
 from guestd.process.reaper import Exit
-from guestd.process.tree import bears, read_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable

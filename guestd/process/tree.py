@@ -5,28 +5,35 @@ group, three traces are followed: descent, the session that the job's first proc
 the job's environment carries. This process is a child subreaper, so whatever lost its parent is among its own
 children.
 
-Signals go through pidfds, checked against the start time after opening: a number that was reused is never
-hit.
+Nobody else is hit: see `members`.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
 from guestd.process.environment import MARK
+from guestd.process.members import (
+    Member,
+    census,
+    children_of,
+    children_of_thread,
+    marks_of,
+    read_member,
+    same,
+    send,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from guestd.process.cgroup import Cgroup
 
-_MARK = f"{MARK}=".encode()
 FIRST_SIGNAL: int = signal.SIGTERM
 #: After SIGKILL: a process may take its time to leave (a large memory to give back), or never leave (state
 #: D).
@@ -34,23 +41,12 @@ KILL_PATIENCE = 2.0
 _MOVES = 5
 #: How long processes are run after that go on to fork faster than they are found. A cgroup needs none of it.
 CHASE = 10.0
-#: An exec takes the kernel a fraction of a millisecond; a look, some 20 us.
-_EXEC_LOOKS = 100
 #: In a row, of some 50 us each: then others get their turn.
 _LOOKS = 50
 _QUIET = 3
 _ROUNDS = 10
 #: Between looks at who is left, when nothing that was known has ended: new forks do not tell.
 _LOOK_AGAIN = 0.1
-
-
-class Member(NamedTuple):
-    """A living process: its pid means something only together with when it started."""
-
-    pid: int
-    name: str
-    started: int
-    session: int
 
 
 class Ending(NamedTuple):
@@ -230,7 +226,7 @@ class Tree:
         """Every process of the machine that bears a trace."""
         return [
             pid
-            for pid, traces in _census.take().items()
+            for pid, traces in census.take().items()
             if self._entry in traces.marks or self._leads(traces.session)
         ]
 
@@ -238,15 +234,10 @@ class Tree:
         return (self._first_ended or pid != self._pid) and self._children.expects(pid)
 
     def _bears_trace(self, pid: int) -> bool:
-        if self._entry in _read_marks(pid, looks=_EXEC_LOOKS):
+        if self._entry in marks_of(pid, wait=True):
             return True
         member = read_member(pid)
         return member is not None and self._leads(member.session)
-
-
-def bears(pid: int, mark: str) -> bool:
-    """Has that process the mark of that job?"""
-    return f"{MARK}={mark}".encode() in _read_marks(pid, looks=_EXEC_LOOKS)
 
 
 async def end_below(spared: set[int], *, grace: float) -> None:
@@ -289,121 +280,3 @@ async def _gone(members: list[Member]) -> None:
                     await trio.lowlevel.wait_readable(pidfd)
             finally:
                 os.close(pidfd)
-
-
-def send(member: Member, number: int) -> bool:
-    """Signal exactly this process. False when it has ended or may not be signalled."""
-    try:
-        pidfd = os.pidfd_open(member.pid)
-    except ProcessLookupError:
-        return False
-    try:
-        if not same(member):
-            return False
-        signal.pidfd_send_signal(pidfd, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    finally:
-        os.close(pidfd)
-    return True
-
-
-def same(member: Member) -> bool:
-    """Does the pid still mean the process it meant?"""
-    now = read_member(member.pid)
-    return now is not None and now.started == member.started
-
-
-def read_member(pid: int) -> Member | None:
-    """The living process of that pid; None for one that has ended, reaped or not."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name may hold anything, spaces and parentheses too; its end is the last parenthesis.
-    head, _, tail = text.rpartition(b")")
-    fields = tail.split()
-    if fields[0] in {b"Z", b"X"}:
-        return None
-    name = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Member(pid, name, int(fields[19]), int(fields[3]))
-
-
-def children_of(pid: int) -> list[int]:
-    """Its children, of whichever of its threads."""
-    found: list[int] = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            found += children_of_thread(pid, thread)
-    return found
-
-
-def children_of_thread(pid: int, thread: int | str | None = None) -> list[int]:
-    """The children of one thread, by default the first. That one also gets whatever the process adopts as
-    subreaper.
-    """
-    try:
-        with open(f"/proc/{pid}/task/{thread or pid}/children", "rb") as file:
-            return [int(child) for child in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
-
-
-class _Traces(NamedTuple):
-    marks: list[bytes]
-    session: int
-
-
-class _Census:
-    """Every process and the traces that it bears. Shared by all who ask in the same moment: each of two hundred jobs
-    that end together looking at all their processes would keep the loop for seconds.
-    """
-
-    def __init__(self) -> None:
-        self._found: dict[int, _Traces] = {}
-        self._good_until = 0.0
-
-    def take(self) -> dict[int, _Traces]:
-        begun = time.monotonic()
-        if begun >= self._good_until:
-            self._found = {
-                member.pid: _Traces(_read_marks(member.pid), member.session)
-                for name in os.listdir("/proc")
-                if name.isdecimal() and (member := read_member(int(name)))
-            }
-            # As long again as it took: who is forked meanwhile has a parent that is known, or has lost it and is this
-            # process's own child; both are looked at afresh.
-            self._good_until = 2 * time.monotonic() - begun
-        return self._found
-
-
-_census = _Census()
-
-
-def _read_marks(pid: int, *, looks: int = 0) -> list[bytes]:
-    """The marks of a process. `looks`: how often to look again at one that shows nothing at all."""
-    environment = _read(pid, "environ")
-    for _ in range(looks):
-        # Nothing at all: it may be in the middle of an exec, where the new program has no memory to speak of yet. It is
-        # about to have the mark that it had a moment ago. The kernel fills in the arguments before the environment, so
-        # the environment is read once more behind them.
-        if environment != b"":
-            break
-        is_there = _read(pid, "cmdline") != b"" or read_member(pid) is None
-        environment = _read(pid, "environ")
-        if is_there:
-            break
-        os.sched_yield()
-    if not environment or _MARK not in environment:
-        return []
-    return [entry for entry in environment.split(b"\0") if entry.startswith(_MARK)]
-
-
-def _read(pid: int, name: str) -> bytes | None:
-    """None for another user's process, or one that is gone."""
-    try:
-        with open(f"/proc/{pid}/{name}", "rb") as file:
-            return file.read()
-    except OSError:
-        return None

@@ -83,7 +83,7 @@ def kill(session: Session, connection: Connection, channel: Channel, fields: Fie
     grace = fields.seconds("grace", None)
     scope = fields.choice("scope", SCOPES, None)
     if not session.jobs.knows(job_id):
-        remembered = session.jobs.remember_kill(job_id)
+        remembered = session.jobs.early_kills.remember(job_id)
         channel.accept({})
         channel.end({"id": job_id, "state": "unknown", "remembered": remembered})
         return

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -26,6 +26,7 @@ from guestd.errors import (
     ProtocolViolation,
     Unsupported,
 )
+from guestd.service.asking import Asking
 from guestd.service.channel import Channel
 from guestd.service.link import Outgoing
 from guestd.wire.frames import DATA_HEAD, DATA_LIMIT, HEAD, PING_LIMIT, Kind, encode
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from guestd.config import Settings
+    from guestd.service.asking import Operations
     from guestd.service.link import Link
     from guestd.wire.frames import Frame
 
@@ -55,33 +57,6 @@ COALESCE_BYTES = 16 * 1024
 LINGER = 0.001
 _GOODBYE_PATIENCE = 1.0
 _OWN_MISTAKE = "guestd made a mistake; its log has the traceback"
-
-
-class Operations(Protocol):
-    """What can be asked for: by name, a function that begins it. It may raise what is wrong with the request."""
-
-    def find(self, name: str) -> Callable[[Connection, Channel, Fields], None] | None: ...
-
-    def names(self) -> list[str]: ...
-
-
-class _Asking:
-    """The handler of a channel that waits for an answer. When nobody wants it any more, nothing waits for it."""
-
-    def __init__(self, channel: Channel, scope: trio.CancelScope) -> None:
-        self._channel = channel
-        self._scope = scope
-
-    def on_data(self, stream: int, offset: int, data: memoryview) -> None:
-        del stream, offset
-        self._channel.consumed(len(data))
-
-    def on_event(self, fields: Fields) -> None: ...
-
-    def pull(self, most: int) -> Outgoing | None: ...
-
-    def closed(self) -> None:
-        self._scope.cancel()
 
 
 class Connection:
@@ -168,7 +143,7 @@ class Connection:
         assert self._nursery is not None
         scope = trio.CancelScope()
         if only_asks:
-            channel.handler = _Asking(channel, scope)
+            channel.handler = Asking(channel, scope)
         self._nursery.start_soon(self._answer, channel, answer, scope)
 
     async def _answer(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgpack
 
-from guestd.process.tree import read_member
+from guestd.process.members import read_member
 from guestd.session.memory import Journal, LedgerMemory
 
 if TYPE_CHECKING:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import trio
 
-from guestd.errors import BadRequest, Conflict, LimitReached, NotFound, ShuttingDown
+from guestd.errors import Conflict, LimitReached, NotFound, ShuttingDown
 from guestd.process.tree import end_below
 from guestd.session.adoption import NotBegun, adopt, go_on
+from guestd.session.earlykills import EarlyKills
+from guestd.session.jobid import check_id, new_id
 from guestd.session.shell import ShellJob
 from guestd.session.terms import Surroundings
 from guestd.session.timers import Timers
@@ -39,15 +41,6 @@ if TYPE_CHECKING:
     from guestd.session.shell import Shell, ShellRequest
 
 _log = logging.getLogger("guestd.jobs")
-#: How long a kill is remembered that came before its start: longer than any sane network keeps a request
-#: back.
-REMEMBERED = 60.0
-ID_MAX = 128
-_ID_FIRST = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-_ID_REST = _ID_FIRST | {"_", "-"}
-ID_RULE = "a letter or digit, then up to 127 letters, digits, _ or -"
-
-
 JobT = TypeVar("JobT", bound="Job")
 
 
@@ -103,7 +96,7 @@ class Jobs:
         self._reserved_bytes = 0
         self._kept_bytes = 0
         self._next_expiry = inf
-        self._killed_early: OrderedDict[str, float] = OrderedDict()
+        self.early_kills = EarlyKills(settings.limits.remembered_kills)
         # Jobs that are forgotten and still left something running in their cgroup.
         self._lingering: list[Job] = []
         self._news = trio.Event()
@@ -196,7 +189,7 @@ class Jobs:
         """The job of that id, and whether it was made just now."""
         digest = None
         if job_id is None:
-            job_id = self._new_id("c")
+            job_id = new_id("c", self._jobs)
         else:
             self._check_free(job_id)
             digest = request.digest()
@@ -216,7 +209,7 @@ class Jobs:
     def start_shell(self, job_id: str | None, request: ShellRequest) -> tuple[ShellJob, bool]:
         """The living shell of that id, or a new one; and whether it was made just now."""
         if job_id is None:
-            job_id = self._new_id("s")
+            job_id = new_id("s", self._jobs)
         else:
             self._check_free(job_id)
             known = self._jobs.get(job_id)
@@ -280,7 +273,7 @@ class Jobs:
                 raise ShuttingDown("the session is stopping: nothing new is started")
             self._admit(request.tape, tapes)
         assert self._around is not None
-        killed = self._killed_early.pop(job_id, 0.0) > trio.current_time()
+        killed = self.early_kills.take(job_id)
         self.started += 1
         job = begin(job_id, os.urandom(8).hex(), request, self._around, killed=killed)
         self._jobs[job_id] = job
@@ -290,11 +283,6 @@ class Jobs:
             self._reserved[job_id] = request.tape * tapes
             self._reserved_bytes += self._reserved[job_id]
         return job
-
-    def _new_id(self, kind: str) -> str:
-        while (job_id := f"{kind}-{os.urandom(5).hex()}") in self._jobs:
-            pass
-        return job_id
 
     def _admit(self, tape: int, tapes: int) -> None:
         limits = self._settings.limits
@@ -322,14 +310,6 @@ class Jobs:
                 )  # fmt: skip
 
     # -------------------------------------------------------------------------------------- killing
-
-    def remember_kill(self, job_id: str) -> float:
-        """Nobody has that id yet. If somebody starts it soon, the kill was first."""
-        check_id(job_id)
-        self._killed_early[job_id] = trio.current_time() + REMEMBERED
-        while len(self._killed_early) > self._settings.limits.remembered_kills:
-            self._killed_early.popitem(last=False)
-        return REMEMBERED
 
     async def stop(self, grace: float) -> None:
         """Refuse what is new, and end all that runs, everything at once, each within `grace`. What finished commands
@@ -412,9 +392,3 @@ class Jobs:
         except Exception:  # noqa: BLE001  one job that cannot be put away is not the end of the others
             _log.exception("job %s could not be put away whole", job_id)
         self._lingering = [each for each in [*self._lingering, job] if not each.remove_cgroup()]
-
-
-def check_id(job_id: str) -> None:
-    """An id names a job in paths, environment and headers, so it is of few characters."""
-    if not (0 < len(job_id) <= ID_MAX and job_id[0] in _ID_FIRST and _ID_REST.issuperset(job_id)):
-        raise BadRequest(f"{job_id[:200]!r} is no job id: {ID_RULE}", field="id", expected=ID_RULE)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from guestd.errors import StartFailed
 from guestd.wire.result import EndedBy, Outcome, Result
 
 if TYPE_CHECKING:
-    from guestd.errors import StartFailed
+    from guestd.process.members import Member
     from guestd.process.reaper import Exit
-    from guestd.process.tree import Ending, Member
+    from guestd.process.tree import Ending
 
 #: How many processes a result names; all are counted.
 _NAMED = 20
@@ -80,6 +82,26 @@ def not_started(facts: Facts, failure: StartFailed) -> Result:
     result.ended_at, result.ended_mono = facts.now
     result.held = []
     return result
+
+
+def given_up(timeout: float | None, *, killed: bool) -> StartFailed:
+    """Why a program does not run whose start was called off."""
+    if killed:
+        return StartFailed("could not start: it was killed before the program ran (killed)", stage="killed")
+    return StartFailed(
+        f"could not start: the program did not run within its timeout of {timeout} s; its file or its"
+        " directory is on a file system that does not answer (exec, ETIMEDOUT)",
+        stage="exec", errno=errno.ETIMEDOUT,
+    )  # fmt: skip
+
+
+def replaced() -> StartFailed:
+    """Why a program does not run that the supervisor before this one had asked for."""
+    return StartFailed(
+        "could not start: guestd was replaced in the moment of the start, before the program ran"
+        " (fork, ECANCELED)",
+        stage="fork", errno=errno.ECANCELED,
+    )  # fmt: skip
 
 
 def lost(facts: Facts, reason: str) -> Result:

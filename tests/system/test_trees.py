@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from guestd.process.tree import children_of, read_member, same, send
+from guestd.process.members import children_of, read_member, same, send
 from tests.support.peer import PATIENCE, Peer, Watched, living
 from tests.support.server import Server, serving
 
