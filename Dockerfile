@@ -1,7 +1,8 @@
-# guestd in a directory of its own, /opt/guestd: a virtual environment on Debian's Python, compiled, without pip.
+# /opt/guestd: guestd with an interpreter, libraries and a C library of its own, for any Linux image, with a Python or
+# without, glibc or musl. And a machine made of nothing but Debian and that, to try it in.
 #
 # As a machine of its own:        docker build -t guestd . && docker run --rm -it guestd
-# In an image of yours, two lines (it needs Debian 12's python3; any other Python 3.11 or newer: build with BASE):
+# In an image of yours, two lines:
 #     COPY --from=guestd /opt/guestd /opt/guestd
 #     ENTRYPOINT ["/opt/guestd/bin/guestd", "init"]
 
@@ -9,27 +10,24 @@ ARG BASE=debian:12-slim
 
 FROM ${BASE} AS build
 RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-venv
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+    binutils ca-certificates libgcc-s1 patchelf python3 python3-venv
 WORKDIR /src
-# What the package is made of, and nothing else: a change of a test or a document leaves this layer as it is.
-COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
+# What /opt/guestd is made of, and nothing else: a change of a test or a document leaves this layer as it is.
+COPY LICENSE ./
+COPY image/opt image/requirements.txt image/
+COPY image/bundle image/bundle
 COPY guestd guestd
-# Everything is compiled here: importing from source would make each start five times as long, and a read-only root file
-# system would never get any better. `unchecked-hash`: nobody edits an image, so no start compares dates.
-RUN python3 -m venv /opt/guestd \
- && /opt/guestd/bin/pip install --no-cache-dir --no-compile . \
- && /opt/guestd/bin/pip uninstall -y pip setuptools \
- && find /opt/guestd -name tests -type d -prune -exec rm -rf {} + \
- && /usr/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/guestd/lib \
- && /opt/guestd/bin/guestd version
+ARG WITHOUT
+RUN image/opt /opt/guestd ${WITHOUT:+--without-$WITHOUT}
+
+# Nothing but /opt/guestd: what COPY --from needs.
+FROM scratch AS guestd
+COPY --from=build /opt/guestd /opt/guestd
 
 FROM ${BASE}
-RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
- && rm -rf /var/lib/apt/lists/* \
- && python3 -m compileall -q -j 0 /usr/lib/python3* \
- && mkdir -p /mnt/workspace /etc/guestd
-COPY --from=build /opt/guestd /opt/guestd
+RUN mkdir -p /mnt/workspace /etc/guestd
+COPY --from=guestd /opt/guestd /opt/guestd
 COPY systemd/ /usr/lib/systemd/system/
 RUN ln -s /opt/guestd/bin/guestd /opt/guestd/bin/guestctl /usr/local/bin/
 # guestd ends in order on SIGTERM, and gives what it supervises 15 s of grace: stop with `docker stop -t 30`.

@@ -198,5 +198,5 @@ def _read_until(terminal: int, wanted: bytes | None) -> bytes:
 
 
 def test_the_scripts_are_executable() -> None:
-    for script in ("image/try", "image/venv", "tests/run", ".ci/run"):
+    for script in ("image/opt", "image/try", "image/venv", "tests/run", ".ci/run"):
         assert os.access(Path(ROOT, script), os.X_OK), script

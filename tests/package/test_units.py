@@ -58,4 +58,4 @@ def test_the_service_starts_what_the_image_installs() -> None:
     # The same program: under systemd as its service, alone as PID 1.
     assert [word.strip(' "') for word in entry[1].split(",")] == [command.split()[0], "init"]
     assert command.split()[1:] == ["serve"]
-    assert "python3 -m venv /opt/guestd " in dockerfile
+    assert "image/opt /opt/guestd " in dockerfile

@@ -145,7 +145,7 @@ def _program(name: str, *arguments: str) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------------------- tiers
 
-_SHELL_SCRIPTS = ("tests/run", "image/try", "image/venv", ".ci/run")
+_SHELL_SCRIPTS = ("tests/run", "image/opt", "image/try", "image/venv", ".ci/run")
 
 TIERS = (
     Tier(
