@@ -20,6 +20,7 @@ from guestd._config_system import (
     VariableName,
     Word,
 )
+from guestd._config_telemetry import Audit, Telemetry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -296,6 +297,8 @@ class Settings(Section):
     stop: Stop = section(Stop)
     init: Init = section(Init)
     resume: Resume = section(Resume)
+    telemetry: Telemetry = section(Telemetry)
+    audit: Audit = section(Audit)
 
     @property
     def spool_dir(self) -> str:

@@ -58,6 +58,8 @@ _log = logging.getLogger("guestd")
 _STDERR_FD = 2
 #: For the last words to all who are connected.
 _FAREWELL = 2.0
+#: For the last records, of a disk that may not answer.
+_LAST_RECORDS = 1.0
 #: After READY, before anything is done that is for later.
 _SETTLED = 1.0
 #: Settings that cannot be used, as service managers know it: starting again does not help.
@@ -135,13 +137,13 @@ class _Supervisor:
         reaper = Reaper(_clock)
         cgroups = _find_cgroups() if settings.command.cgroup == "auto" else None
         users = Users()
-        own = users.own_identity()
+        self._own = own = users.own_identity()
         spawner = Spawner(own, reaper)
         _protect(settings.supervisor.oom_score_adj, spawner)
         store = FdStore(self._environ)
         identity = SessionPage.find(self._handed, store)
         statuses = Statuses(next(iter(self._handed.get(INIT, ())), None), _clock)
-        programs = Programs(settings, users, own, os.environb)
+        self._programs = programs = Programs(settings, users, own, os.environb)
         jobs = Jobs(
             settings,
             Command(programs),
@@ -199,11 +201,14 @@ class _Supervisor:
                 self._ready(session, identity)
                 async with trio.open_nursery() as living:
                     living.start_soon(session.life.run)
+                    living.start_soon(session.telemetry.run)
                     living.start_soon(_prepare)
                     living.start_soon(self._heed, session, signals)
                     living.start_soon(self._make_room, session, leaving)
                     await living.start(_heed_hang_ups, session)
                     await session.life.stop.run(lambda: notify(self._environ, "STOPPING=1"))
+                    with trio.move_on_after(_LAST_RECORDS):
+                        await session.telemetry.finish(session.life.stop.cause)
                     living.cancel_scope.cancel()
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.cancel()
@@ -218,8 +223,10 @@ class _Supervisor:
         sys.stderr.flush()
         # Imported only now, and there before the first request: nothing has waited since READY.
         from guestd.lifecycle.life import Life
+        from guestd.telemetry.telemetry import Telemetry
 
         session.life = life = Life(session)
+        session.telemetry = Telemetry(session, self._programs, self._own, self._environ)
         if identity.use is not None:
             life.watch.take_over(identity.use)
         life.watch.changed = lambda: identity.note_use(life.watch.to_map())
@@ -237,6 +244,7 @@ class _Supervisor:
             async with trio.open_nursery() as farewells:
                 for connection in session.connections:
                     farewells.start_soon(connection.goodbye, error)
+        await session.telemetry.hand_over()
         raise _MakeRoom
 
     async def _heed(self, session: Session, signals: object) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from guestd import observe
 from guestd.lifecycle import clock as clocks
 from guestd.lifecycle.entropy import reseed
 
@@ -78,7 +79,18 @@ class Resume:
             if now is not None:
                 # Waiting for another resume is no reason to be late.
                 now += trio.current_time() - received
-            return await self._run(cause, now, entropy, by)
+            observe.began("resume", self, cause=cause, before=self._session.session_id)
+            found: dict[str, Any] = {}
+            try:
+                found = await self._run(cause, now, entropy, by)
+            finally:
+                session = self._session
+                observe.ended(
+                    "resume", self, cause=cause, session=session.session_id, generation=session.generation,
+                    off=found.get("clock", {}).get("off"), why=None if found else "it was not done to its end",
+                    dropped=len(found.get("connections", {}).get("dropped", ())),
+                )  # fmt: skip
+            return found
 
     async def _run(self, cause: str, now: float | None, entropy: bytes, by: Peer | None) -> dict[str, Any]:
         found: dict[str, Any] = {"cause": cause, "clock": self._set_clock(now), "entropy": reseed(entropy)}

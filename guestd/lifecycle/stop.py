@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
+from guestd import observe
 from guestd.errors import ShuttingDown
 from guestd.lifecycle.machine import POWEROFF
 from guestd.wire.result import EndedBy, Outcome
@@ -133,6 +134,9 @@ class Stop:
         _log.info("stopping (%s): %d jobs run; grace %g s", self.cause, jobs.running, self._given)
         jobs.refuse_new()
         self._events.say("stopping", cause=self.cause, by=self._by, grace=self._given)
+        observe.began(
+            "stop", self, cause=self.cause, who=self._by or None, grace=self._given, jobs=jobs.running
+        )
         running = [job for job in jobs if job.result is None]
         async with trio.open_nursery() as hurry:
             self._hurry = hurry
@@ -165,10 +169,26 @@ class Stop:
             "filesystems": flushed,
         }
         await self._keep(self.receipt)
+        observe.ended("stop", self, **self._outcome())
         self._events.say("stopped", took=self.receipt["took"])
         for listener in self.listeners:
             listener(self.receipt)
         await self._say_goodbye()
+
+    def _outcome(self) -> dict[str, object]:
+        """What there is to tell of it in a record."""
+        receipt = self.receipt or {}
+        unsafe = [
+            each["path"]
+            for each in receipt.get("filesystems", ())
+            if not each["synced"] and each["type"] != "tmpfs"
+        ]
+        unreached = receipt.get("unreached", {}).get("count")
+        return {
+            "cause": self.cause, "who": self._by or None, "took": receipt.get("took"), "action": self.action,
+            "ended": receipt.get("ended", {}).get("count"), "unreached": unreached, "unsafe": unsafe or None,
+            "why": "not everything was ended or is on its disk" if unsafe or unreached else None,
+        }  # fmt: skip
 
     async def _end_programs(self) -> None:
         jobs, workload = self._jobs, self.workload

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from guestd import observe
 from guestd.errors import GuestdError
 from guestd.lifecycle.copying import copy_output
 from guestd.lifecycle.health import BUSY, UNKNOWN, Health, ask
@@ -145,12 +146,21 @@ class Workload:
                 job, taken_over = jobs.start_own(ID, self._request()), False
         except GuestdError as error:
             _log.warning("the workload could not be started: %s", error.message)
+            observe.ended("workload_start", self, starts=self.starts, why=error.message)
             self._events.say("workload_exited", status=FAILED_STATUS, why=error.message)
             return None
         self.starts += 1
         self.job = job
         self._taken_over = taken_over
         self._set_health(Health(UNKNOWN))
+        observe.began(
+            "workload_start", self, job=job.id, job_of=job, starts=self.starts, taken_over=taken_over
+        )
+        job.start_settled.then(
+            lambda: observe.ended(
+                "workload_start", self, pid=job.pid, why=None if job.result is None else job.result.message
+            )
+        )
         job.start_settled.then(
             lambda: self._events.say(
                 "workload_started", pid=job.pid, starts=self.starts, taken_over=taken_over

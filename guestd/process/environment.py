@@ -20,7 +20,9 @@ _PRIVATE = frozenset({
     # Of the shell that guestd was started from, if it was: they would be wrong where a job is.
     "PWD", "OLDPWD", "SHLVL", "_",
 })  # fmt: skip
-_PRIVATE_PREFIXES = ("GUESTD_",)
+#: guestd's own; and where guestd's telemetry goes, with the collector's credentials. A job's exporter goes through a
+#: relay: what it needs for that is set in `env`.
+_PRIVATE_PREFIXES = ("GUESTD_", "OTEL_EXPORTER_OTLP_")
 #: What marks every process of a job, however often it forked: how a tree is found where there is no cgroup.
 MARK = "GUESTD_JOB_KEY"
 JOB_ID = "GUESTD_JOB_ID"

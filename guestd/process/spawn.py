@@ -63,6 +63,8 @@ class Spawner:
         # What a child inherits. Lowering it again needs a privilege, so a child that is to have this one is
         # left alone.
         self._own_oom_score_adj = read_oom_score_adj()
+        #: Processes of guestd's own, which the end of all jobs leaves alone.
+        self.spared: set[int] = set()
         self._mounts = Mounts()
         self._threads_can_leave = True
 

@@ -48,6 +48,10 @@ class Channel:
     ) -> None:
         self.number = number
         self.handler: Handler | None = None
+        #: What its request turned out to be about, for the record: the id of a job.
+        self.subject: str | None = None
+        #: The trace context that came with it, for its spans.
+        self.trace: dict[str, str] | None = None
         self.credit = Credit(credit)
         self.ready = False
         #: What it has next is to leave at once: somebody waits for it with a finger on a key.

@@ -30,6 +30,7 @@ def exec_(session: Session, connection: Connection, channel: Channel, fields: Fi
     start = _start(fields)
     holds, detach = fields.flag("hold", default=True), fields.flag("detach")
     job, created = session.jobs.start_command(fields.text("id", None, most=ID_FIELD_MAX), request)
+    channel.subject = job.id
     if detach:
 
         def begun() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from guestd import observe
 from guestd.errors import (
     GuestdError,
     InternalError,
@@ -90,8 +91,8 @@ class Connection:
         self._most_data = DATA_LIMIT
         self._nursery: trio.Nursery | None = None
         self._dropped: GuestdError | None = None
-        #: Frames that have come.
-        self._heard = 0
+        #: Frames that have come, and requests among them.
+        self._heard = self._opened = 0
         self._hears = trio.Event()
 
     @property
@@ -101,6 +102,7 @@ class Connection:
     async def run(self) -> None:
         """Serve until the peer goes, or breaks the protocol, or is too slow. Raises nothing of the peer's."""
         reason: GuestdError | None = None
+        observe.began("connection", self, who=self.peer)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -129,6 +131,9 @@ class Connection:
             for channel in list(self._channels.values()):
                 channel.drop()
             self._channels.clear()
+            observe.ended(
+                "connection", self, why=None if reason is None else reason.code, requests=self._opened
+            )
 
     def start_soon(
         self,
@@ -236,6 +241,7 @@ class Connection:
         if number in self._channels:
             raise ProtocolViolation(f"channel {number} is open already")
         fields = Fields(unpack(frame))
+        self._opened += 1
         limits = self._settings.limits
         channel = Channel(
             number, limits.window, self._peer_window, self.post, self._channel_ready, self._channel_gone
@@ -256,6 +262,8 @@ class Connection:
                     f"there is no operation {name!r}; there are: {known}", field="op", expected=known
                 )
             channel.opened()
+            if fields.has("traceparent"):
+                channel.trace = _trace(fields)
             operation(self, channel, fields)
         except GuestdError as error:
             channel.fail(error)
@@ -380,3 +388,12 @@ class Connection:
         with trio.CancelScope(deadline=min(self._later.values(), default=inf)) as self._patience:
             await self._news.wait()
         self._parked = False
+
+
+def _trace(fields: Fields) -> dict[str, str]:
+    """The trace context of a request, by the names that environments have for it."""
+    return {
+        name: fields.text(key, most=8192)
+        for key, name in (("traceparent", "TRACEPARENT"), ("tracestate", "TRACESTATE"))
+        if fields.has(key)
+    }

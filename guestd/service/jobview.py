@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from guestd import observe
 from guestd.errors import BadOffset, BadRequest
 from guestd.service.connection import COALESCE_BYTES, COALESCE_TIME
 from guestd.session.attachment import Gap
@@ -45,8 +46,22 @@ class JobView:
         self._last_sent = 0.0
         self._waits = False
         self._channel.hurries = True
+        channel.subject = job.id
         channel.handler = self
+        observe.began(
+            "attachment",
+            self,
+            job=job.id,
+            job_of=job,
+            who=connection.peer,
+            role=self._role(),
+            trace=channel.trace,
+        )
         job.start_settled.then(self._begin)
+
+    def _role(self) -> str:
+        """What it is to the job, in a word."""
+        return "holder" if self._holds else "watcher"
 
     def _begin(self) -> None:
         if self._channel.handler is not self:
@@ -166,8 +181,13 @@ class JobView:
     # ------------------------------------------------------------------------------------------ end
 
     def closed(self) -> None:
-        if self._attachment is not None:
-            self._attachment.detach()
+        attachment = self._attachment
+        if attachment is not None:
+            attachment.detach()
+        observe.ended(
+            "attachment", self, sent=0 if attachment is None else attachment.taken,
+            gaps=0 if attachment is None else sum(attachment.lost.values()),
+        )  # fmt: skip
         if self._kills:
             # Nothing happens where the job has ended: then this is just the channel's own end.
             self._job.end(EndedBy.DISCONNECT)

@@ -6,6 +6,8 @@ import time
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from guestd import observe
+from guestd.errors import GuestdError
 from guestd.service import commands, shells, status, upgrade
 
 if TYPE_CHECKING:
@@ -19,7 +21,22 @@ if TYPE_CHECKING:
     Operation = Callable[[Session, Connection, Channel, Fields], None]
 
 #: Who only looks does not use the session.
-_ONLY_LOOK = {"commands", "events", "ps", "status", "wait"}
+_ONLY_LOOK = {"audit", "commands", "events", "ps", "status", "wait"}
+#: Fields of a request that its record has: numbers, flags and short texts, but for these, which are in the job's own
+#: record, or secret, or about how something is shown.
+_UNRECORDED = {
+    "op",
+    "shell",
+    "traceparent",
+    "tracestate",
+    "window",
+    "tape",
+    "term",
+    "colorterm",
+    "client",
+    "token",
+}
+_RECORDED_TEXT = 1024
 
 
 def _late(module: str, name: str) -> Operation:
@@ -46,6 +63,31 @@ _TABLE: dict[str, Operation] = {
 }
 
 
+def _record(
+    name: str, operation: Operation, session: Session, connection: Connection, channel: Channel, fields: Fields
+) -> None:  # fmt: skip
+    """Begin the operation, and say who asked for what, and whether that was taken."""
+    try:
+        operation(session, connection, channel, fields)
+    except GuestdError as error:
+        observe.did(name, connection.peer, **_facts(channel, fields), result=error.code, why=error.message)
+        raise
+    observe.did(name, connection.peer, **_facts(channel, fields), result="accepted")
+
+
+def _facts(channel: Channel, fields: Fields) -> dict[str, object]:
+    if not observe.observers:
+        return {}
+    facts: dict[str, object] = {
+        key: value
+        for key, value in fields.to_map().items()
+        if key not in _UNRECORDED
+        and (isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _RECORDED_TEXT))
+    }
+    facts["job"] = channel.subject
+    return facts
+
+
 class SessionOperations:
     """The table, bound to the session it works on."""
 
@@ -56,9 +98,12 @@ class SessionOperations:
         operation = _TABLE.get(name)
         if operation is None:
             return None
-        if name not in _ONLY_LOOK:
-            self._session.requested = (name, time.monotonic())
-        return lambda connection, channel, fields: operation(self._session, connection, channel, fields)
+        if name in _ONLY_LOOK:
+            return lambda connection, channel, fields: operation(self._session, connection, channel, fields)
+        self._session.requested = (name, time.monotonic())
+        return lambda connection, channel, fields: _record(
+            name, operation, self._session, connection, channel, fields
+        )
 
     def names(self) -> list[str]:
         return sorted(_TABLE)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from guestd.process.spawn import Spawner
     from guestd.service.connection import Connection
     from guestd.session.jobs import Jobs
+    from guestd.telemetry.telemetry import Telemetry
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class Session:
     requested: tuple[str, float] = ("", 0.0)
     #: There from the first moment on in which anybody can ask for anything.
     life: Life = field(init=False)
+    telemetry: Telemetry = field(init=False)
 
     def hello(self, features: list[str]) -> Hello:
         limits = self.settings.limits

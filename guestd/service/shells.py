@@ -42,6 +42,7 @@ def shell(session: Session, connection: Connection, channel: Channel, fields: Fi
     job_id = fields.text("id", None, most=ID_FIELD_MAX)
     _check_continues(session, job_id, terms)
     job, created = session.jobs.start_shell(job_id, request)
+    channel.subject = job.id
     if fields.flag("detach"):
 
         def begun() -> None:

@@ -82,6 +82,9 @@ class ShellView(JobView):
 
     # --------------------------------------------------------------------------------------- output
 
+    def _role(self) -> str:
+        return self.role
+
     def _begin(self) -> None:
         terminal = self._shell.terminal
         if terminal is None or self._channel.handler is not self:

@@ -72,6 +72,7 @@ def describe(session: Session) -> dict[str, Any]:
         "tasks": trio.lowlevel.current_statistics().tasks_living,
         "workspace": {"path": settings.workspace, "there": None},
         **session.life.describe(),
+        **session.telemetry.describe(),
     }
 
 

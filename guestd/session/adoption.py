@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
     from guestd.session.shell import Shell
     from guestd.session.terms import Surroundings
+    from guestd.session.trace import Trace
 
 _MARK_SIZE = 16
 _GROUPS = (JOB_GROUP, LIVE_GROUP, INPUT_GROUP)
@@ -103,6 +104,7 @@ def adopt(mark: str, kept: Kept, around: Surroundings, shells: Shell) -> tuple[J
     kind = entry["kind"]
     job = (ShellJob if kind == "shell" else Job)(entry["id"], kind, mark, terms, around)
     job.about = entry["about"]
+    job.trace, job.shown_env = _trace(entry.get("trace")), entry.get("shown_env") or {}
     tapes = _tapes(kept.job, memory, entry)
     if isinstance(job, ShellJob):
         for stream in entry["streams"]:
@@ -172,6 +174,15 @@ def _read_page(fds: list[int]) -> tuple[LedgerMemory, dict[str, Any]]:
         memory.close()
         raise Lost(f"its ledger is of version {entry.get('version')}, and {VERSION} is known here")
     return memory, entry
+
+
+def _trace(found: list[Any] | None) -> Trace | None:
+    if found is None:
+        return None
+    # Only where telemetry is on: start-up is no time for what may not be needed.
+    from guestd.session.trace import Trace
+
+    return Trace(*found)
 
 
 def _tapes(fds: list[int], memory: LedgerMemory, entry: Mapping[str, Any]) -> dict[int, TapeMemory]:

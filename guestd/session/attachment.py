@@ -40,6 +40,8 @@ class Attachment:
         #: It held, took nothing for too long, and holds again once it has caught up.
         self.has_lapsed = False
         self._cursors = dict(start)
+        # By stream, where it would be now had it taken nothing.
+        self._untaken = dict(start)
         self._wake = wake
         self._turn = 0
         #: By stream, how many bytes this viewer could not have any more.
@@ -47,6 +49,11 @@ class Attachment:
 
     def position(self, stream: int) -> int:
         return self._cursors[stream]
+
+    @property
+    def taken(self) -> int:
+        """Bytes that it got."""
+        return sum(self._cursors[each] - self._untaken[each] for each in self._cursors)
 
     def news(self) -> None:
         if self in self.job.attachments:
@@ -76,6 +83,7 @@ class Attachment:
             piece = recording.read(at, most)
             if piece.offset > at:
                 self._cursors[recording.stream] = piece.offset
+                self._untaken[recording.stream] += piece.offset - at
                 self.lost[recording.stream] = self.lost.get(recording.stream, 0) + piece.offset - at
                 self._turn -= 1  # the bytes behind the gap come next, not another stream's
                 return Gap(recording.stream, at, piece.offset)
@@ -89,6 +97,7 @@ class Attachment:
 
     def move(self, stream: int, offset: int) -> None:
         """Go on from there: what lies between is not wanted."""
+        self._untaken[stream] += offset - self._cursors[stream]
         self._cursors[stream] = offset
         self._made_room()
         if self.has_lapsed:

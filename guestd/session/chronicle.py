@@ -47,6 +47,8 @@ WRITER, WRITER_PLACES = 13, 14
 TYPED = 32
 #: The status of the first process, with a bit that says that there is one.
 EXIT, EXIT_KNOWN = 20, 1 << 32
+#: To whom its end was told: a bit for the audit log and one for the exporter.
+TOLD, AUDITED, EXPORTED = 21, 1, 2
 JOB_GROUP, LIVE_GROUP, INPUT_GROUP, SESSION_GROUP = "j", "l", "i", "session"
 VERSION = 1
 
@@ -214,6 +216,13 @@ class Page:
         noted = self._memory.ledger.number(EXIT)
         return noted & ~EXIT_KNOWN if noted & EXIT_KNOWN else None
 
+    def tell(self, what: int) -> None:
+        """Its end has been told, there: the next supervisor need not."""
+        self._memory.ledger.set_number(TOLD, self._memory.ledger.number(TOLD) | what)
+
+    def is_told(self, what: int) -> bool:
+        return bool(self._memory.ledger.number(TOLD) & what)
+
     def keep_tape(self, recording: Recording) -> None:
         """The first byte is there to be read."""
         if recording.memory_fd is not None:
@@ -310,6 +319,8 @@ def _entry(job: Job) -> dict[str, Any]:
         "kind": job.kind,
         "mark": job.mark,
         "about": job.about,
+        "trace": job.trace,
+        "shown_env": job.shown_env,
         "terms": asdict(job.terms),
         "started": job.started,
         "pid": job.pid,

@@ -63,15 +63,17 @@ class Command:
             "cwd": request.cwd,
             "background": request.terms.background,
         }
+        job.trace, variables = self._programs.trace(request, mark)
         if killed:
             job.refuse(StartFailed(KILLED_FIRST, stage="killed"), EndedBy.KILL)
             return job
         try:
-            plan = self._programs.plan(request, self._programs.identity(request), job.id, mark)
+            plan = self._programs.plan(request, self._programs.identity(request), job.id, mark, variables)
         except StartFailed as failure:
             job.refuse(failure)
             return job
         job.about = {**job.about, "user": plan.identity.name}
+        job.shown_env = self._programs.shown_env(plan.env)
         try:
             close_child_fds = self._connect(job, request, plan)
         except OSError as error:

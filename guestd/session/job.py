@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from guestd import observe
 from guestd.errors import StartFailed
 from guestd.process.launcher import NEVER
 from guestd.process.reaper import Exit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from guestd.session.input import Feed
     from guestd.session.recording import Recording, Viewer
     from guestd.session.terms import Surroundings, Terms
+    from guestd.session.trace import Trace
     from guestd.wire.result import Result
 
 #: A directly spawned job lives outside of a cgroup for so long. See process/cgroup.py for what moving costs.
@@ -54,6 +56,10 @@ class Job:
         self.mark = mark
         self.terms = terms
         self.about: Mapping[str, Any] = {}
+        #: The trace that its span belongs to, where telemetry is on; the span's own id is the mark. And what of its
+        #: environment may be told.
+        self.trace: Trace | None = None
+        self.shown_env: Mapping[str, str] = {}
         self.recordings: list[Recording] = []
         self.input: Feed | None = None
         self.attachments: set[Attachment] = set()
@@ -119,6 +125,7 @@ class Job:
         """
         self._started = self._around.clock()
         self._around.chronicle.open(self)
+        observe.began("job", self)
         if self.page is None and self._around.spawner.starts_at_once(plan):
             try:
                 pid = self._around.spawner.start_at_once(plan, self._on_exit)
@@ -380,4 +387,5 @@ class Job:
         self.ended.set()
         for attachment in list(self.attachments):
             attachment.news()
+        observe.ended("job", self)
         self._around.ended(self)

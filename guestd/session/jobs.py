@@ -327,7 +327,7 @@ class Jobs:
                 await job.ended.wait()
         # Whatever is still there came from jobs that are forgotten, or shed all traces of theirs.
         launcher = self._spawner.launcher_pid
-        spared = {launcher} if launcher is not None else set[int]()
+        spared = {*self._spawner.spared, *(() if launcher is None else (launcher,))}
         await end_below(spared, grace=max(0.0, started + grace - trio.current_time()))
 
     def close(self) -> None:

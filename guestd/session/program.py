@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from guestd.config import Settings
     from guestd.process.identity import Identity, Users
     from guestd.session.terms import Terms
+    from guestd.session.trace import Trace, Tracer
 
 #: The stream that goes to a job; the others come from it.
 INPUT = 0
@@ -75,18 +76,36 @@ class Programs:
         self._users = users
         self._own = own
         self._container = container_environment(environment)
+        #: Where telemetry is on.
+        self.tracer: Tracer | None = None
         self._drop = list(capability_numbers(settings.command.drop_capabilities))
+
+    def trace(self, request: ProgramRequest, mark: str) -> tuple[Trace | None, dict[str, str]]:
+        """The trace it belongs to, and what the program is told of it: its own span, without telemetry the caller's."""
+        if self.tracer is None:
+            return None, request.trace
+        trace = self.tracer.trace(request.trace, request.env)
+        return trace, trace.variables(mark)
+
+    def shown_env(self, env: Mapping[bytes, bytes]) -> dict[str, str]:
+        """Of an environment, what may be told."""
+        names = self.settings.telemetry.environment
+        return {
+            name: os.fsdecode(env[os.fsencode(name)])[:_SHOWN] for name in names if os.fsencode(name) in env
+        }
 
     def identity(self, request: ProgramRequest) -> Identity:
         """Whom it runs as. Raises StartFailed."""
         user = request.user if request.user is not None else self._users.default_user(self.settings.user)
         return self._users.resolve(user, request.group, request.groups, self._own)
 
-    def plan(self, request: ProgramRequest, identity: Identity, job_id: str, mark: str) -> Plan:
+    def plan(
+        self, request: ProgramRequest, identity: Identity, job_id: str, mark: str, trace: Mapping[str, str]
+    ) -> Plan:
         """As which program, with what environment, in which directory; the descriptors are the caller's to add."""
         settings = self.settings
         shell = pick_shell(settings.shell, identity)
-        extra = {**request.trace, JOB_ID: job_id, MARK: mark}
+        extra = {**trace, JOB_ID: job_id, MARK: mark}
         env = job_environment(self._container, settings.env, request.env, identity, shell, extra)
         argv = request.argv if request.argv is not None else [shell, "-c", request.shell or ""]
         return Plan(

@@ -95,12 +95,13 @@ class Shell:
         job = ShellJob(job_id, "shell", mark, request.terms, around)
         job.request = request
         job.about = {"command": shown(request), "user": request.user, "cwd": request.cwd}
+        job.trace, trace = self._programs.trace(request, mark)
         if killed:
             job.refuse(StartFailed(KILLED_FIRST, stage="killed"), EndedBy.KILL)
             return job
         try:
             job.identity = identity = self._programs.identity(request)
-            plan = self._plan(job, mark, request, identity)
+            plan = self._plan(job, mark, request, identity, trace)
             job.about = {**job.about, "user": identity.name, "command": job.about["command"] or plan.program}
             close_child_fds = self._connect(job, request, identity, plan, around)
         except StartFailed as failure:
@@ -148,8 +149,11 @@ class Shell:
         if terminal.keyboard is not None:
             terminal.keyboard.record = page
 
-    def _plan(self, job: ShellJob, mark: str, request: ShellRequest, identity: Identity) -> Plan:
-        plan = self._programs.plan(request, identity, job.id, mark)
+    def _plan(
+        self, job: ShellJob, mark: str, request: ShellRequest, identity: Identity, trace: Mapping[str, str]
+    ) -> Plan:
+        plan = self._programs.plan(request, identity, job.id, mark, trace)
+        job.shown_env = self._programs.shown_env(plan.env)
         plan.terminal = True
         plan.env[b"TERM"] = os.fsencode(request.term)
         if request.colorterm:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from guestd import observe
 from guestd.errors import GuestdError, LimitReached, ProtocolViolation
 from guestd.service.connection import Connection
 from guestd.service.operations import SessionOperations
@@ -80,6 +81,7 @@ class Doors:
                 except* GuestdError as group:
                     error = next(leaves(group))
                     _log.warning("%s: refused: %s (%s)", peer, error.message, error.code)
+                    observe.did("refused", peer, result=error.code, why=error.message)
                     await _refuse(sock, error)
                 except* trio.TooSlowError:
                     _log.warning("%s: dropped: it said nothing for too long (limits.handshake)", peer)

@@ -36,6 +36,11 @@ ROOMS = sorted(
         "wire/*.py",
         "terminal/*.py",
         "lifecycle/idle.py",
+        "observe.py",
+        "session/trace.py",
+        "telemetry/chain.py",
+        "telemetry/redact.py",
+        "telemetry/switch.py",
     )
     for file in ROOT.glob(pattern)
 )

@@ -1,0 +1,1 @@
+"""The exporter's process: OpenTelemetry is here and nowhere else."""

@@ -1,0 +1,157 @@
+"""Secrets in command lines, masked before anybody outside sees them. Pure.
+
+A rule of thumb cannot know every secret, so it errs towards masking: the value behind a word that sounds like one
+(`--password x`, `-H "Authorization: …"`, `API_KEY=…`), credentials in addresses, and what has the shape of a known
+kind of token wherever it stands. What is masked keeps its place and loses its length.
+
+Masking twice changes nothing more. Two tables say what is looked for: `_NAMES` and `_SHAPES`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+MASK = "***"
+#: Parts of names whose values are secret: of switches, variables, headers, fields.
+_NAMES = (
+    "[a-z]*pass(?:w(?:or)?d)?", "pwd", "passphrase", "[a-z]*secret", "[a-z]*token", "api[-_.]?key", "apikey",
+    "access[-_.]?key", "private[-_.]?key", "secret[-_.]?key", "signing[-_.]?key", "encryption[-_.]?key",
+    "account[-_.]?key", "auth", "authorization", "bearer", "credentials?", "cookie", "signature", "sig", "sas", "pat",
+    "otp", "pin",
+)  # fmt: skip
+#: Names that hold one of those and are no secret themselves.
+_HARMLESS = re.compile(
+    r"(?:file|path|dir|url|uri|env|name|type|mode|helper|method|provider|stdin|ttl|expiry|count|limit|tokens|author\w*|bypass|compass)$",
+    re.IGNORECASE,
+)
+#: Tokens that their makers gave a shape to be found by. Cut ones are found too, so the least length is small.
+_SHAPES = (
+    r"gh[pousr]_[A-Za-z0-9]{4,}", r"github_pat_\w{4,}", r"glpat-[\w-]{4,}", r"gl(?:rt|dt|cbt|ptt|ft|soat)-[\w-]{4,}",
+    r"sk-[A-Za-z0-9_-]{6,}", r"(?:sk|rk|pk)_(?:live|test)_\w{4,}", r"whsec_\w{4,}",
+    r"(?:AKIA|ASIA|ABIA|ACCA|AROA|AIDA)[A-Z0-9]{4,}", r"AIza[\w-]{8,}", r"ya29\.[\w-]{4,}", r"GOCSPX-[\w-]{4,}",
+    r"xox[a-z]-[\w-]{4,}", r"xapp-[\w-]{4,}", r"npm_[A-Za-z0-9]{8,}", r"pypi-[\w-]{8,}", r"dop_v1_\w{4,}",
+    r"hf_[A-Za-z0-9]{6,}", r"hvs\.[\w-]{4,}", r"SG\.[\w-]{6,}(?:\.[\w-]*)?", r"shp(?:at|ca|pa|ss)_\w{4,}",
+    r"eyJ[\w-]{4,}\.[\w-]*(?:\.[\w-]*)?", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*",
+    r"(?i:bearer|basic|digest|negotiate)\s+(?!\*\*\*)[\w.~+/=:,\"-]{6,}",
+)  # fmt: skip
+_SHAPE = re.compile(r"(?<![A-Za-z0-9])(?:" + "|".join(_SHAPES) + ")")
+_IS_NAME = re.compile(r"(?:^|[^a-zA-Z])(?:" + "|".join(_NAMES) + r")(?:$|[^a-zA-Z])", re.IGNORECASE)
+#: camelCase is split, so that `apiToken` is looked at as `api-Token`.
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+#: `name=value` and `name: value` in the middle of a line, a query or JSON; the value may be in quotes.
+_PAIR = re.compile(
+    r"""(?P<name>[A-Za-z][\w.-]*)(?P<end>["']?\s*(?:=|:\s|":\s*|':\s*|:(?=["'])|%3[dD])\s*)"""
+    r"""(?P<value>"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s&;,|"')}\]]+)"""
+)
+_HEADER = re.compile(
+    r"(?P<name>(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token|auth|secret)[\w-]*|api-key)"
+    r"(?P<end>\s*:\s*)(?P<value>[^\r\n\"']+)",
+    re.IGNORECASE,
+)
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<who>[^\s/\"'<>]+)@")
+#: A line that was cut may end within the credentials of an address.
+_CUT_ADDRESS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<name>[^\s/:@\"']+):(?!\d{1,5}(?:/|$))[^\s/@\"']+$"
+)
+#: `-u name:password`, wherever it stands.
+_USER = re.compile(
+    r"(?P<switch>(?:^|(?<=\s))(?:-u|-U|--user|--proxy-user)(?:\s+|=|))(?P<name>[^\s:\"'/-][^\s:\"'/]*):[^\s\"'/]+"
+)
+#: In a line for a shell: a switch that sounds like a secret, and the word behind it.
+_SWITCH = re.compile(
+    r"""(?P<switch>(?:^|(?<=\s))--?[A-Za-z][\w.-]*)(?P<end>[ \t]+)"""
+    r"""(?P<value>"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s;|&-][^\s;|&]*)"""
+)
+#: Short switches that carry credentials with some programs: `curl -u name:password`, `mysql -psecret`, `sshpass -p …`.
+_USERS = {"curl": ("-u", "--user", "-U", "--proxy-user"), "wget": ("--user",), "http": ("-a",), "https": ("-a",),
+          "sshpass": ("-p",), "mysql": ("-p",), "mysqldump": ("-p",), "mariadb": ("-p",), "redis-cli": ("-a",),
+          "ldapsearch": ("-w",), "mongosh": ("-p",), "mongo": ("-p",), "openssl": ("-passin", "-passout"),
+          "docker": ("-p",), "podman": ("-p",), "vault": (), "smbclient": ("-U",)}  # fmt: skip
+#: Their value follows in the same word.
+_GLUED = {"mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "sshpass": "-p", "curl": "-u"}
+
+
+def is_secret_name(name: str) -> bool:
+    """Does the name of a switch, a variable or a field sound like that of a secret?"""
+    plain = _HUMP.sub("-", name.strip("-\"'"))
+    return bool(_IS_NAME.search(plain)) and not _HARMLESS.search(plain)
+
+
+def mask_text(text: str) -> str:
+    """A text with what is secret in it masked: an address, a header, a line for a shell."""
+    text = _ADDRESS.sub(_without_who, text)
+    text = _CUT_ADDRESS.sub(lambda found: f"{found['scheme']}{found['name']}:{MASK}", text)
+    text = _USER.sub(lambda found: f"{found['switch']}{found['name']}:{MASK}", text)
+    text = _HEADER.sub(lambda found: f"{found['name']}{found['end']}{MASK}", text)
+    text = _SHAPE.sub(MASK, text)
+    text = _PAIR.sub(_masked_pair, text)
+    return _SWITCH.sub(_masked_switch, text)
+
+
+def mask_words(words: Sequence[str]) -> list[str]:
+    """The words of a command line."""
+    if not words:
+        return []
+    program = words[0].rpartition("/")[2]
+    carriers, glued = _USERS.get(program, ()), _GLUED.get(program)
+    found = [mask_text(words[0])]
+    hidden = False
+    for word in words[1:]:
+        if hidden and not (word.startswith("-") and is_secret_name(word)):
+            found.append(MASK)
+            hidden = False
+            continue
+        hidden = False
+        if word in carriers:
+            hidden = True
+            found.append(word)
+        elif glued is not None and word.startswith(glued) and len(word) > len(glued) and word[1] != "-":
+            found.append(glued + MASK)
+        elif word.startswith("-") and "=" not in word and " " not in word:
+            hidden = is_secret_name(word)
+            found.append(word if hidden else mask_text(word))
+        else:
+            found.append(mask_text(word))
+    return found
+
+
+def mask_value(name: str, value: str) -> str:
+    """The value of a variable or a field of that name."""
+    return MASK if value and is_secret_name(name) else mask_text(value)
+
+
+def shown_command(command: str | Iterable[str], rule: str) -> str | list[str] | None:
+    """A command line, words or one line for the shell, by the rule `telemetry.arguments`."""
+    words = [command] if isinstance(command, str) else list(command)
+    if rule == "none" or not words:
+        return None
+    if rule == "program":
+        return None if isinstance(command, str) else words[:1]
+    if rule == "full":
+        return command if isinstance(command, str) else words
+    return mask_text(command) if isinstance(command, str) else mask_words(words)
+
+
+def _without_who(found: re.Match[str]) -> str:
+    who = found["who"]
+    name, colon, _ = who.partition(":")
+    if colon:
+        return f"{found['scheme']}{_SHAPE.sub(MASK, name)}:{MASK}@"
+    # A name alone may be a token (https://TOKEN@host); `git@` and its like are none.
+    return f"{found['scheme']}{who if len(who) <= 16 and not _SHAPE.search(who) else MASK}@"
+
+
+def _masked_pair(found: re.Match[str]) -> str:
+    if found["value"] == MASK or not is_secret_name(found["name"]):
+        return found[0]
+    return f"{found['name']}{found['end']}{MASK}"
+
+
+def _masked_switch(found: re.Match[str]) -> str:
+    if found["value"] == MASK or not is_secret_name(found["switch"]):
+        return found[0]
+    return f"{found['switch']}{found['end']}{MASK}"
