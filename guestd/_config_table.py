@@ -5,6 +5,7 @@ docs/configuration.md shows the same. What is in force when all the sources have
 
 from __future__ import annotations
 
+from guestd._config_agent import Agent
 from guestd._config_declare import choice, key, number, path, seconds, section, size
 from guestd._config_kinds import Boolean, Integer, ListOf, Octal, TableOf, Text
 from guestd._config_life import CommandLine, HealthCheck
@@ -291,6 +292,7 @@ class Settings(Section):
     shells: Shells = section(Shells)
     limits: Limits = section(Limits)
     access: Access = section(Access)
+    agent: Agent = section(Agent)
     supervisor: Supervisor = section(Supervisor)
     idle: Idle = section(Idle)
     workload: Workload = section(Workload)

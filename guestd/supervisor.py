@@ -29,7 +29,7 @@ import guestd
 from guestd.errors import ConfigError, GuestdError, ShuttingDown, Unsupported
 from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
-from guestd.process.handed import INIT, take_handed
+from guestd.process.handed import AGENT, INIT, take_handed
 from guestd.process.identity import Users
 from guestd.process.plan import write_oom_score_adj
 from guestd.process.reaper import Reaper
@@ -46,7 +46,7 @@ from guestd.session.program import Programs
 from guestd.session.shell import Shell
 from guestd.transport.access import Access
 from guestd.transport.doors import Doors
-from guestd.transport.listeners import open_listeners, passed_listeners
+from guestd.transport.listeners import open_agent_listener, open_listeners, passed_listeners
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,14 +89,22 @@ def serve(settings: Settings) -> int:
     try:
         has_token = access.has_token
         handed = take_handed(environ)
-        passed = [fd for name, fds in handed.items() if name != INIT and not is_kept(name) for fd in fds]
+        passed = [
+            fd
+            for name, fds in handed.items()
+            if name not in {INIT, AGENT} and not is_kept(name)
+            for fd in fds
+        ]
         listeners = passed_listeners(passed, has_token=has_token) or open_listeners(
             settings, has_token=has_token
         )
     except GuestdError as error:
         sys.stderr.write(f"guestd: {error.message}\n")
         return error.exit_status
-    supervisor = _Supervisor(settings, access, listeners, environ, early, handed)
+    agents = passed_listeners(handed.get(AGENT, ()), has_token=has_token)
+    if settings.agent.socket and not agents and (agent := open_agent_listener(settings)) is not None:
+        agents.append(agent)
+    supervisor = _Supervisor(settings, access, listeners, agents, environ, early, handed)
     try:
         try:
             trio.run(supervisor.run, strict_exception_groups=True)
@@ -105,7 +113,7 @@ def serve(settings: Settings) -> int:
                 raise
             return HAND_OVER
     finally:
-        for listener in listeners:
+        for listener in (*listeners, *agents):
             listener.close()
         # A signal that comes now has its wish already; an interpreter that takes itself apart would die of it.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -119,6 +127,7 @@ class _Supervisor:
         settings: Settings,
         access: Access,
         listeners: list[Listener],
+        agents: list[Listener],
         environ: Mapping[str, str],
         early: list[int],
         handed: Mapping[str, list[int]],
@@ -128,6 +137,7 @@ class _Supervisor:
         self._settings = settings
         self._access = access
         self._listeners = listeners
+        self._agents = agents
         self._environ = environ
         #: What this process ends with.
         self.status = 0
@@ -199,6 +209,8 @@ class _Supervisor:
                 for listener in self._listeners:
                     accepting.start_soon(doors.accept, listener, connections)
                 self._ready(session, identity)
+                if self._agents:
+                    accepting.start_soon(self._let_guests_in, session, connections)
                 async with trio.open_nursery() as living:
                     living.start_soon(session.life.run)
                     living.start_soon(session.telemetry.run)
@@ -214,6 +226,15 @@ class _Supervisor:
             connections.cancel_scope.cancel()
         self._tell_init(session)
 
+    async def _let_guests_in(self, session: Session, connections: trio.Nursery) -> None:
+        # Only now: whoever has connected waits in the backlog, and the host's connections do not wait for this import.
+        from guestd.transport.agents import AgentDoor
+
+        door = AgentDoor(session)
+        async with trio.open_nursery() as nursery:
+            for listener in self._agents:
+                nursery.start_soon(door.accept, listener, connections)
+
     def _beat(self) -> None:
         notify(self._environ, "WATCHDOG=1")
 
@@ -228,7 +249,7 @@ class _Supervisor:
         session.life = life = Life(session)
         session.telemetry = Telemetry(session, self._programs, self._own, self._environ)
         if identity.use is not None:
-            life.watch.take_over(identity.use)
+            life.take_over(identity.use)
         life.watch.changed = lambda: identity.note_use(life.watch.to_map())
         # What was imported stays: no collection need walk through it again.
         gc.freeze()
@@ -342,7 +363,8 @@ def _raise_fd_limit(settings: Settings) -> None:
     too low for as many jobs as the settings allow. Where it stays lower, fewer can run.
     """
     limits, kept = settings.limits, settings.command.retain_count
-    wanted = FDS_OF_A_JOB * (limits.jobs + kept) + limits.connections + FDS_IN_RESERVE
+    connections = limits.connections + settings.agent.connections
+    wanted = FDS_OF_A_JOB * (limits.jobs + kept) + connections + FDS_IN_RESERVE
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted:
         with suppress(ValueError, OSError):  # no right to

@@ -20,7 +20,8 @@ Keep the session awake, so that it does not stop for idleness.
   guestctl busy --for 10m                       for so long, and return at once
   guestctl busy -- rsync -a data/ there:        while this runs, here; ends with its status
 
-A session still ends when its lifetime is over; `guestctl status` says when, `guestctl timers` changes it."""
+Inside the guest any user may do it. A session still ends when its lifetime is over; `guestctl status` says
+when, `guestctl timers` changes it."""
 
 EVENTS = """\
 What has happened to the session: starts, ends to come, stops, resumes, and how its workload does.
@@ -52,7 +53,7 @@ come back by themselves. A version that cannot use the settings does not get to 
 
 def add(command: Command) -> None:
     """All of them."""
-    busy = command("busy", BUSY, "guestctl busy [--for S] [--by NAME] [-- COMMAND ARGUMENTS…]")
+    busy = command("busy", BUSY, "guestctl busy [--for 10m] [--by NAME] [-- COMMAND ARGUMENTS…]")
     busy.add_argument(
         "--for", dest="seconds", type=of(values.seconds), metavar="S", help="for so long, and return at once"
     )

@@ -7,23 +7,26 @@ import os
 import signal
 import sys
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from guestd.client.tasks import background
-from guestd.ctl.dialing import dialer
+from guestd.ctl.dialing import dialer, inside_dialer
 from guestd.ctl.failures import say
 from guestd.ctl.show_life import show_event, show_receipt, show_resumed, show_timers
-from guestd.errors import ConnectionLost, ShuttingDown, Unavailable
+from guestd.errors import ConnectionLost, GuestdError, ShuttingDown, Unavailable
 from guestd.wire.result import FAILED_STATUS, NOT_EXECUTABLE_STATUS, NOT_FOUND_STATUS
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Callable
 
-#: Before the hold is taken again over a new connection.
-_AGAIN = 1.0
+#: Before the hold is taken again over a new connection; and for how long that is tried.
+_AGAIN, _RETURN_IN = 0.25, 30.0
+#: What a guest takes as a name.
+_NAME_MAX = 64
 _ENTROPY = 64
 
 
@@ -37,21 +40,23 @@ def busy(options: argparse.Namespace) -> int:
 
 
 async def _hold(options: argparse.Namespace) -> int:
-    async with dialer(options)() as client:
-        if options.seconds is not None:
+    if options.seconds is not None:
+        async with inside_dialer(options)() as client:
             found = await client.busy_for(options.seconds, options.by)
             _print(options, found, lambda: f"busy for {options.seconds:g} s")
             return 0
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async with client.busy(options.by), background() as tasks:
-                lost = trio.Event()
-                tasks.start_soon(_until_lost, client, lost)
+    over = trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with background() as tasks:
+            hold = _Hold(options, options.by)
+            tasks.start_soon(hold.keep, over)
+            tasks.start_soon(_first, signals, over)
+            await hold.settled.wait()
+            if hold.failure is None:
                 _print(options, {"event": "busy"}, lambda: "busy until Ctrl+C")
-                async with background() as both:
-                    both.start_soon(_first, signals, lost)
-                    await lost.wait()
-        if client.failure is not None:
-            raise client.failure
+            await over.wait()
+    if hold.failure is not None:
+        raise hold.failure
     return 0
 
 
@@ -61,38 +66,50 @@ async def _first(signals: AsyncIterator[int], then: trio.Event) -> None:
         return
 
 
-async def _until_lost(client: Any, lost: trio.Event) -> None:  # noqa: ANN401
-    await client.wait_lost()
-    lost.set()
-
-
 async def _while_it_runs(options: argparse.Namespace) -> int:
     """The command is a child of guestctl's own, here; what happens to the connection does not concern it."""
     async with background() as tasks:
-        held = trio.Event()
-        failure: list[Exception] = []
-        tasks.start_soon(_keep_held, options, held, failure)
-        await held.wait()
-        if failure:
-            raise failure[0]
+        hold = _Hold(options, options.by or f"guestctl busy -- {options.argv[0]}"[:_NAME_MAX])
+        tasks.start_soon(hold.keep, trio.Event())
+        await hold.settled.wait()
+        if hold.failure is not None:
+            raise hold.failure
         return await _run_here(options.argv)
 
 
-async def _keep_held(options: argparse.Namespace, held: trio.Event, failure: list[Exception]) -> None:
-    by = options.by or f"guestctl busy -- {options.argv[0]}"
-    while True:
-        try:
-            async with dialer(options)() as client, client.busy(by):
-                held.set()
-                await client.wait_lost()
-        except ShuttingDown:
-            return
-        except (ConnectionLost, Unavailable) as error:
-            if not held.is_set():
-                failure.append(error)
-                held.set()
+class _Hold:
+    """Somebody who holds the session, over as many connections as it takes."""
+
+    def __init__(self, options: argparse.Namespace, by: str | None) -> None:
+        self._dial = inside_dialer(options)
+        self._by = by
+        #: It is held, or cannot be.
+        self.settled = trio.Event()
+        self.failure: GuestdError | None = None
+
+    async def keep(self, over: trio.Event) -> None:
+        """Hold until cancelled, or until there is nobody any more to hold it with."""
+        give_up_at, stopped = inf, False
+        while True:
+            failure: GuestdError | None
+            try:
+                async with self._dial() as client, client.busy(self._by):
+                    self.settled.set()
+                    give_up_at = inf
+                    await client.wait_lost()
+                failure = client.failure
+            except GuestdError as error:
+                failure = error
+            give_up_at = min(give_up_at, trio.current_time() + _RETURN_IN)
+            # A session that stops says so, and so does a guestd that is replaced; the latter is there again.
+            stopped = stopped or (failure is not None and failure.details.get("reason") == ShuttingDown.code)
+            gone = stopped and isinstance(failure, Unavailable)
+            if not self.settled.is_set() or gone or trio.current_time() >= give_up_at:
+                self.failure = failure
+                self.settled.set()
+                over.set()
                 return
-        await trio.sleep(_AGAIN)
+            await trio.sleep(_AGAIN)
 
 
 async def _run_here(argv: list[str]) -> int:
@@ -122,7 +139,7 @@ def events(options: argparse.Namespace) -> int:
 
 
 async def _events(options: argparse.Namespace) -> int:
-    async with dialer(options)() as client:
+    async with inside_dialer(options)() as client:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             done = trio.CancelScope()
             async with background() as tasks:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 DEFAULT_ADDRESS = "unix:/run/guestd/guestd.sock"
+INSIDE_ADDRESS = "unix:/run/guestd/agent.sock"
 #: guestctl itself failed: the status 2 that argparse would use may be the command's own.
 USAGE_STATUS = 125
 
@@ -234,6 +235,11 @@ def _build() -> argparse.ArgumentParser:
 def default_address() -> str:
     """Where the guest is when --to does not say."""
     return os.environ.get("GUESTD_TO") or DEFAULT_ADDRESS
+
+
+def inside_address() -> str:
+    """The socket for the guest's own programs, as guestd tells its jobs."""
+    return os.environ.get("GUESTD_JOB_SOCKET") or INSIDE_ADDRESS
 
 
 def _global(parser: argparse.ArgumentParser, *, suppress: bool) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
-from guestd.ctl.dialing import dialer
+from guestd.ctl.dialing import dialer, inside_dialer
 from guestd.ctl.failures import explain, say
 from guestd.ctl.show import show_jobs, show_status
+from guestd.ctl.show_life import show_glance
 from guestd.ctl.show_shells import show_commands, show_job
 from guestd.errors import BadRequest, NotFound
 from guestd.wire.result import FAILED_STATUS, Result, signal_number
@@ -18,6 +19,7 @@ from guestd.wire.result import FAILED_STATUS, Result, signal_number
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from guestd.client import Client
 
@@ -42,8 +44,8 @@ def ps(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    found = _ask(options, lambda client: client.status())
-    _print(options, found, lambda: show_status(found))
+    found = _ask(options, lambda client: client.status(), dial=inside_dialer)
+    _print(options, found, lambda: show_glance(found) if "you" in found else show_status(found))
     return 0
 
 
@@ -90,9 +92,13 @@ def _explain(result: Result) -> None:
         say(text)
 
 
-def _ask(options: argparse.Namespace, question: Callable[[Client], Awaitable[Answer]]) -> Answer:
+def _ask(
+    options: argparse.Namespace,
+    question: Callable[[Client], Awaitable[Answer]],
+    dial: Callable[[argparse.Namespace], Callable[[], AbstractAsyncContextManager[Client]]] = dialer,
+) -> Answer:
     async def ask() -> Answer:
-        async with dialer(options)() as client:
+        async with dial(options)() as client:
             return await question(client)
 
     return trio.run(ask)

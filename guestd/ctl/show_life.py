@@ -53,6 +53,28 @@ def show_activity(found: dict[str, Any]) -> list[tuple[str, str]]:
     return lines
 
 
+def show_glance(found: dict[str, Any]) -> str:
+    """What a program of the guest is told: what keeps the session awake, until when, and its own leases."""
+    you, activity = _map(found, "you"), _map(found, "activity")
+    busy = cast("list[str]", activity.get("busy") or [])
+    lines = [
+        ("guestd", f"{found.get('version', '?')}, asked as user {you.get('uid')} from inside the guest"),
+        (
+            "activity",
+            f"busy: {', '.join(busy)}" if busy else f"idle for {show_age(activity.get('idle_for') or 0)}",
+        ),
+        ("stops", show_timers(activity)),
+    ]
+    if found.get("stopping"):
+        lines.insert(1, ("stopping", str(found["stopping"])))
+    for lease in cast("list[dict[str, Any]]", found.get("leases") or []):
+        left = lease.get("left")
+        lines.append(
+            ("your lease", f"{lease.get('by')}, {'while held' if left is None else show_age(left) + ' left'}")
+        )
+    return "\n".join(f"{name:<12}{printable(text)}" for name, text in lines)
+
+
 def show_timers(activity: dict[str, Any]) -> str:
     """When it ends by itself."""
     idle, lifetime = activity.get("idle_timeout"), activity.get("lifetime")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from guestd.init.network import Wanted
 
 #: Of a file that does not have one of these words in it, PID 1 needs nothing, and does not import a reader of TOML.
-_OURS = (b"init", b"listen", b"token_file", b"runtime_dir", b"unix_uids", b"grace")
+_OURS = (b"init", b"listen", b"token_file", b"runtime_dir", b"unix_uids", b"grace", b"socket")
 #: Where descriptors may be many: those that are stored, twice while they are handed over, and some for ourselves.
 _FILES_WANTED = 16384
 _FILES_RESERVED = 256
@@ -69,7 +69,7 @@ class Boot:
             self._try("mounts", mounts.mount_rest, self.world, self._say)
         given = listen.take_given(self._environ)
         listen.forget_given(self._environ)
-        listening = [fd for fd, _ in given if listen.is_listening(fd)]
+        listening = [each for each in given if listen.is_listening(each[0])]
         self._doors = doors = self._doors or listen.Doors(settings, self._listen_to, listening)
         self._try("listening", doors.open, self._say)
         # Here everybody who connects can wait; from here on nobody waits for us.
@@ -85,7 +85,7 @@ class Boot:
 
             self._try("becoming the parent of orphans", libc.adopt_orphans)
         self.at_boot = frozenset(each.id for each in mounts.table())
-        return self._make_keeper(settings, doors, [each for each in given if each[0] not in listening])
+        return self._make_keeper(settings, doors, [each for each in given if each not in listening])
 
     def _make_keeper(self, settings: Settings, doors: listen.Doors, stored: list[tuple[int, str]]) -> Keeper:
         from guestd.init.keeper import Keeper

@@ -28,7 +28,6 @@ BAD_SETTINGS = 78
 _BAD_SETTINGS_RETRY = 5.0
 #: What a serve that was asked to stop may take beyond its grace.
 _LAST_STEPS = 5.0
-_LISTEN_NAME = "listen"
 
 
 class Keeper:
@@ -99,7 +98,7 @@ class Keeper:
         if init.watchdog:
             environ["WATCHDOG_USEC"] = str(int(init.watchdog * 1_000_000))
         fds = [
-            *((fd, _LISTEN_NAME) for fd in self.doors.fds),
+            *self.doors.fds,
             *self.store.items(),
             (theirs.fileno(), reap.SOCKET_NAME),
         ]

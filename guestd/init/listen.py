@@ -23,6 +23,8 @@ _BACKLOG = 512
 _FIRST_PASSED_FD = 3
 _DEFAULT_PORT = 1024
 _VSOCK_ANY = 0xFFFFFFFF
+#: What `serve` knows them by: those for whoever comes from outside, and the one for the guest's own programs.
+LISTEN_NAME, AGENT_NAME = "listen", "agent"
 _PASSED = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 #: ("unix", path), ("vsock", cid, port), ("tcp", host, port), or ("", what is wrong)
@@ -32,23 +34,40 @@ Place = tuple[str | int, ...]
 class Door:
     """One address, its socket as soon as there is one, and what was in the way last time."""
 
-    __slots__ = ("fd", "name", "place", "problem", "silent")
+    __slots__ = ("fd", "name", "passed_as", "place", "problem", "public", "silent")
 
-    def __init__(self, name: str, place: Place, *, silent: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        place: Place,
+        *,
+        silent: bool = False,
+        passed_as: str = LISTEN_NAME,
+        public: bool = False,
+    ) -> None:
         self.name = name
         self.place = place
         self.fd = -1
         self.problem = ""
         #: Not asked for by anybody, so nobody is told where there is none.
         self.silent = silent
+        #: What serve is told of it; and whether any user may connect.
+        self.passed_as = passed_as
+        self.public = public
 
 
 class Doors:
-    def __init__(self, settings: Settings, flags: Sequence[str], given: Sequence[int]) -> None:
+    def __init__(self, settings: Settings, flags: Sequence[str], given: Sequence[tuple[int, str]]) -> None:
         self._settings = settings
-        self._given = list(given)
+        self._given = [(fd, AGENT_NAME if name == AGENT_NAME else LISTEN_NAME) for fd, name in given]
         self._doors: list[Door] = []
-        if given:
+        self._choose(settings, flags)
+        if settings.agent.socket and not any(name == AGENT_NAME for _, name in self._given):
+            path = f"{settings.runtime_dir}/agent.sock"
+            self._doors.append(Door(f"unix:{path}", ("unix", path), passed_as=AGENT_NAME, public=True))
+
+    def _choose(self, settings: Settings, flags: Sequence[str]) -> None:
+        if any(name == LISTEN_NAME for _, name in self._given):
             return
         if flags:
             self._doors = [Door(text, _place(text)) for text in flags]
@@ -68,8 +87,10 @@ class Doors:
             if door.fd >= 0:
                 continue
             try:
-                door.fd = _open(door.place, self._settings)
-                opened.append(door.name)
+                door.fd = _open(door.place, self._settings, public=door.public)
+                # Who is told where to find it is who comes from outside.
+                if not door.public:
+                    opened.append(door.name)
             except (OSError, _Refused) as error:
                 said = (error.strerror if isinstance(error, OSError) else None) or str(error)
                 if said != door.problem and not door.silent:
@@ -79,8 +100,9 @@ class Doors:
             say(f"listening on {', '.join(opened)}")
 
     @property
-    def fds(self) -> list[int]:
-        return [*self._given, *(door.fd for door in self._doors if door.fd >= 0)]
+    def fds(self) -> list[tuple[int, str]]:
+        """Each with the name that `serve` is told."""
+        return [*self._given, *((door.fd, door.passed_as) for door in self._doors if door.fd >= 0)]
 
     def close(self) -> None:
         """Nobody is to connect any more, and to find a name that leads nowhere."""
@@ -95,7 +117,7 @@ class Doors:
                 except OSError:
                     # Somebody else has taken it away, or the whole directory: it is gone.
                     continue
-        for fd in self._given:
+        for fd, _ in self._given:
             os.close(fd)
         self._given.clear()
 
@@ -167,11 +189,11 @@ def _known(address: Address) -> Place:
             return "", "guestd listens on unix, vsock and tcp"
 
 
-def _open(place: Place, settings: Settings) -> int:
+def _open(place: Place, settings: Settings, *, public: bool = False) -> int:
     scheme, *where = place
     match scheme:
         case "unix":
-            return _unix(str(where[0]), settings)
+            return _unix(str(where[0]), settings, public=public or bool(settings.access.unix_uids))
         case "vsock":
             return _listening(_socket.AF_VSOCK, tuple(where))
         case "tcp":
@@ -193,13 +215,13 @@ def _listening(family: int, where: str | tuple[str | int | bytes, ...]) -> int:
     return sock.detach()
 
 
-def _unix(path: str, settings: Settings) -> int:
+def _unix(path: str, settings: Settings, *, public: bool) -> int:
     folder = os.path.dirname(path)
     if folder == settings.runtime_dir:
         os.makedirs(folder, mode=0o755, exist_ok=True)
     _clear_stale(path)
     # The mode is right from the first moment. Where other users are let in by name, all may knock, and are asked.
-    before = os.umask(0o111 if settings.access.unix_uids else 0o177)
+    before = os.umask(0o111 if public else 0o177)
     try:
         return _listening(_socket.AF_UNIX, path)
     finally:

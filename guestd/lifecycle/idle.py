@@ -42,6 +42,9 @@ class Hold(NamedTuple):
 
     by: str
     until: float
+    #: Of a program of the guest: its user, and what it calls itself.
+    uid: int | None = None
+    name: str = ""
 
 
 class ShellFacts(NamedTuple):

@@ -16,7 +16,7 @@ from guestd.lifecycle.stop import Stop
 from guestd.lifecycle.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable, Collection, Mapping
     from typing import Protocol
 
     from guestd.config import Settings
@@ -62,6 +62,7 @@ class Life:
 
             self.workload = Workload(settings, jobs, self.events, clock, self._workload_ended)
             self.watch.workload = self.stop.workload = self.workload
+            self.workload.changed = self._workload_changed
         self.events.say("started", session_id=session.session_id, generation=session.generation)
 
     async def run(self) -> None:
@@ -83,6 +84,15 @@ class Life:
             "stopping": stop.cause if stop.asked.is_set() else None,
         }
 
+    def take_over(self, before: Mapping[str, Any]) -> None:
+        """Go on where a supervisor before this one stopped. It may have been of another version."""
+        try:
+            self.watch.take_over(before)
+        except (KeyError, TypeError, ValueError) as error:
+            _log.warning(
+                "idle time and lifetime begin anew: what was known of them is not understood: %r", error
+            )
+
     def change(self, *, idle: float | None, lifetime: float | None) -> None:
         """Other limits, from now on."""
         before = self.watch.limits
@@ -92,6 +102,9 @@ class Life:
             before.warning,
         )
         self.watch.look()
+
+    def _workload_changed(self) -> None:
+        self.watch.changed()
 
     def _workload_ended(self, status: int) -> None:
         if not self.stop.asked.is_set():

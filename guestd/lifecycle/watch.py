@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from guestd.lifecycle.idle import Facts, Hold, Limits, Moment, ShellFacts, Verdict, decide
+from guestd.errors import LimitReached
+from guestd.lifecycle.idle import BUSY, Facts, Hold, Limits, Moment, ShellFacts, Verdict, decide
 from guestd.session.shell import ShellJob
 from guestd.wire.result import EndedBy
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from guestd.session.jobs import Jobs
     from guestd.session.terminal import Terminal
 
+#: Holds, and those of the guest's own programs, which must not take the others' place. Each is written down with every
+#: change.
+HOLDS_MAX, GUEST_HOLDS_MAX = 512, 256
 #: Programs that are at a prompt when nothing else is in their foreground.
 _SHELLS = {
     "ash",
@@ -81,15 +85,65 @@ class Watch:
         self._moments[kind] = Moment(f"{kind} {what}".rstrip(), self._clock()[1])
         self.changed()
 
-    def hold(self, by: str, seconds: float | None = None) -> int:
-        """Keep the session awake for so long, or until `release`."""
-        now = self._clock()[1]
-        number = self._next_hold
-        self._next_hold += 1
-        self._holds = {each: hold for each, hold in self._holds.items() if hold.until > now}
-        self._holds[number] = Hold(by, inf if seconds is None else now + seconds)
-        self.touch("hold", by)
+    def hold(self, hold: Hold, most: int = HOLDS_MAX) -> int:
+        """Keep the session awake until then, or until `release`. One with an end goes on with what its holder has
+        already, and never shortens it. `most`: how many one user may have.
+        """
+        self._forget_expired()
+        number = None if hold.until == inf else self._known(hold)
+        if number is None:
+            self._check_room(hold.uid, most)
+            number = self._next_hold
+            self._next_hold += 1
+        else:
+            hold = hold._replace(until=max(hold.until, self._holds[number].until))
+        self._holds[number] = hold
+        self.touch("hold", hold.by)
         return number
+
+    def _check_room(self, uid: int | None, most: int) -> None:
+        own = sum(1 for hold in self._holds.values() if hold.uid == uid)
+        guests = sum(1 for hold in self._holds.values() if hold.uid is not None)
+        again = "let go of some, or ask again under the same name, which goes on with the same lease"
+        if uid is None:
+            if own >= HOLDS_MAX:
+                raise LimitReached(
+                    f"{own} leases are taken, and the limit is {HOLDS_MAX}; {again}", limit=HOLDS_MAX
+                )
+        elif own >= most:
+            raise LimitReached(
+                f"user {uid} has {own} leases, and the limit is {most}; {again}, or have agent.leases raised",
+                limit=most, setting="agent.leases",
+            )  # fmt: skip
+        elif guests >= GUEST_HOLDS_MAX:
+            raise LimitReached(
+                f"the users of this machine have {guests} leases, and the limit is {GUEST_HOLDS_MAX}; {again}",
+                limit=GUEST_HOLDS_MAX,
+            )
+
+    def holds_of(self, uid: int) -> list[Hold]:
+        """Those in force."""
+        now = self._clock()[1]
+        return [hold for hold in self._holds.values() if hold.uid == uid and hold.until > now]
+
+    def _known(self, hold: Hold) -> int | None:
+        for number, each in self._holds.items():
+            same = (each.uid, each.name) == (hold.uid, hold.name) and (
+                hold.uid is not None or each.by == hold.by
+            )
+            if same and each.until < inf:
+                return number
+        return None
+
+    def _forget_expired(self) -> None:
+        """That they were there counts on, from when each was over."""
+        now = self._clock()[1]
+        for number, hold in list(self._holds.items()):
+            if hold.until <= now:
+                del self._holds[number]
+                before = self._moments.get("hold")
+                if before is None or before.at < hold.until:
+                    self._moments["hold"] = Moment(f"hold {hold.by}", hold.until)
 
     def release(self, number: int) -> None:
         """Let go."""
@@ -123,8 +177,18 @@ class Watch:
             "began": self.began,
             "moments": {kind: list(moment) for kind, moment in self._moments.items()},
             "requested": list(self._requested()),
-            "holds": [list(hold) for hold in self._holds.values() if hold.until < inf],
+            "holds": [list(hold[:2]) for hold in self._holds.values() if hold.until < inf],
+            "owners": [[hold.uid, hold.name] for hold in self._holds.values() if hold.until < inf],
+            "until_now": self._until_now(),
         }
+
+    def _until_now(self) -> str | None:
+        """What goes on that ends, or seems to, with this process: counted up to then."""
+        for hold in self._holds.values():
+            if hold.until == inf:
+                return f"hold {hold.by}"
+        workload = None if self.workload is None else self.workload.facts
+        return "the workload" if workload and (workload.health == BUSY or workload.invocations) else None
 
     def take_over(self, before: Mapping[str, Any]) -> None:
         """Go on where a process before this one stopped: the monotonic clock is the machine's, and goes on too."""
@@ -134,9 +198,13 @@ class Watch:
         name, at = before["requested"]
         if name:
             self._moments["request"] = Moment(f"request {name}", at)
-        for hold in before["holds"]:
-            self._holds[self._next_hold] = Hold(*hold)
+        nobody: list[list[Any]] = [[None, ""]] * len(before["holds"])
+        for (by, until), (uid, name) in zip(before["holds"], before.get("owners") or nobody, strict=True):
+            self._holds[self._next_hold] = Hold(by, until, uid, name)
             self._next_hold += 1
+        if before.get("until_now"):
+            # Who held by a connection is on the way back, and has held until this moment.
+            self._moments["replaced"] = Moment(before["until_now"], self._clock()[1])
         self.look()
 
     # ---------------------------------------------------------------------------------------- deciding

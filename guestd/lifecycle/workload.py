@@ -62,6 +62,8 @@ class Workload:
         self.health_since = clock()[0]
         self._worked: float | None = None
         self._restart_at: float | None = None
+        #: Told when it is busy now, or no more.
+        self.changed: Callable[[], None] = _nobody
         #: Requests to it that are not answered yet.
         self.invocations = 0
         self._taken_over = False
@@ -222,5 +224,10 @@ class Workload:
         self.health_since = wall
         if before.state == BUSY:
             self._worked = mono
+        self.changed()
         if health.state != UNKNOWN:
             self._events.say("workload_health", health=health.state, why=health.why)
+
+
+def _nobody() -> None:
+    pass

@@ -26,6 +26,8 @@ _PRIVATE_PREFIXES = ("GUESTD_", "OTEL_EXPORTER_OTLP_")
 #: What marks every process of a job, however often it forked: how a tree is found where there is no cgroup.
 MARK = "GUESTD_JOB_KEY"
 JOB_ID = "GUESTD_JOB_ID"
+#: Where its processes reach guestd, to keep the session awake.
+SOCKET = "GUESTD_JOB_SOCKET"
 
 
 def container_environment(own: Mapping[bytes, bytes]) -> dict[bytes, bytes]:

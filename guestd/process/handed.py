@@ -15,6 +15,8 @@ _FIRST = 3
 UNNAMED = "unknown"
 #: The socket over which `guestd init` tells of processes, and is told.
 INIT = "init"
+#: Sockets for the guest's own programs to connect to.
+AGENT = "agent"
 
 
 def take_handed(environ: Mapping[str, str]) -> dict[str, list[int]]:

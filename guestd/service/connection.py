@@ -6,7 +6,7 @@ channel that has something and credit for it, in turn. So a channel that is full
 credit, holds up only itself.
 
 Bounds: control frames wait in a queue, and the reader stops reading while that queue is full. A peer that
-takes nothing for `limits.write_stall` is dropped; what it started goes on.
+takes nothing for `write_stall` is dropped; what it started goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from guestd import observe
 from guestd.errors import (
     GuestdError,
     InternalError,
-    LimitReached,
     PeerTooSlow,
     ProtocolViolation,
     Unsupported,
@@ -37,15 +36,13 @@ from guestd.wire.messages import Fields, pack, unpack
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from guestd.config import Settings
     from guestd.service.asking import Operations
+    from guestd.service.bounds import Bounds
     from guestd.service.link import Link
     from guestd.wire.frames import Frame
 
 _log = logging.getLogger("guestd.connection")
 
-#: Control frames that wait to be sent. Above it nothing more is read: who asks must also listen.
-_QUEUE_BYTES = 1024 * 1024
 #: Frames handled in one go before others get their turn.
 _BATCH = 64
 #: Data gathered for one write.
@@ -64,12 +61,12 @@ class Connection:
     """See the module."""
 
     def __init__(
-        self, link: Link, settings: Settings, operations: Operations, hello: Callable[[], Hello],
+        self, link: Link, bounds: Bounds, operations: Operations, hello: Callable[[], Hello],
         admit: Callable[[Hello], None],
     ) -> None:  # fmt: skip
         self.link = link
         self.peer = link.peer
-        self._settings = settings
+        self._bounds = bounds
         self._operations = operations
         self._own_hello = hello
         self._admit = admit
@@ -102,38 +99,40 @@ class Connection:
     async def run(self) -> None:
         """Serve until the peer goes, or breaks the protocol, or is too slow. Raises nothing of the peer's."""
         reason: GuestdError | None = None
-        observe.began("connection", self, who=self.peer)
+        if not self._bounds.quiet:
+            observe.began("connection", self, who=self.peer)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 nursery.start_soon(self._write)
                 try:
-                    with trio.fail_after(self._settings.limits.handshake):
+                    with trio.fail_after(self._bounds.handshake):
                         await self._greet()
                     await self._read()
                 except trio.TooSlowError:
-                    reason = PeerTooSlow(
-                        f"no hello within {self._settings.limits.handshake} s (limits.handshake)"
-                    )
+                    reason = self._bounds.too_slow("no hello within", "handshake")
                 except GuestdError as error:
                     reason = error
                 if reason is not None:
                     await self.goodbye(reason)
                 nursery.cancel_scope.cancel()
         except* (OSError, trio.BrokenResourceError, trio.ClosedResourceError, EOFError) as group:
-            _log.info("%s: the connection broke: %s", self.peer, group.exceptions[0])
+            self._note(logging.INFO, "the connection broke", str(group.exceptions[0]))
         except* PeerTooSlow as group:
             reason = PeerTooSlow(str(group.exceptions[0]))
         finally:
             reason = reason or self._dropped
             if reason is not None:
-                _log.warning("%s: dropped: %s (%s)", self.peer, reason.message, reason.code)
+                self._note(logging.WARNING, "dropped", f"{reason.message} ({reason.code})")
             for channel in list(self._channels.values()):
                 channel.drop()
             self._channels.clear()
-            observe.ended(
-                "connection", self, why=None if reason is None else reason.code, requests=self._opened
-            )
+            if not self._bounds.quiet:
+                why = None if reason is None else reason.code
+                observe.ended("connection", self, why=why, requests=self._opened)
+
+    def _note(self, level: int, what: str, why: str) -> None:
+        _log.log(logging.DEBUG if self._bounds.quiet else level, "%s: %s: %s", self.peer, what, why)
 
     def start_soon(
         self,
@@ -200,17 +199,20 @@ class Connection:
         self._admit(hello)
         self._peer_window = hello.window
         self._most_data = min(DATA_LIMIT, hello.frame - HEAD - DATA_HEAD)
-        self.link.allow(self._settings.limits.frame)
+        self.link.allow(self._bounds.frame)
         self.post(encode(Kind.HELLO, 0, pack(self._own_hello().to_map())))
 
     async def _read(self) -> None:
         count = 0
+        pace = self._bounds.pace
         while (frame := await self.link.receive()) is not None:
             self._heard += 1
             self._hears.set()
+            if pace is not None:
+                await pace()
             self._handle(frame)
             count += 1
-            if self._control_bytes > _QUEUE_BYTES:
+            if self._control_bytes > self._bounds.queue:
                 self._less_control = trio.Event()
                 await self._less_control.wait()
             elif count % _BATCH == 0:
@@ -242,18 +244,15 @@ class Connection:
             raise ProtocolViolation(f"channel {number} is open already")
         fields = Fields(unpack(frame))
         self._opened += 1
-        limits = self._settings.limits
+        bounds = self._bounds
         channel = Channel(
-            number, limits.window, self._peer_window, self.post, self._channel_ready, self._channel_gone
+            number, bounds.window, self._peer_window, self.post, self._channel_ready, self._channel_gone
         )
         self._channels[number] = channel
         try:
             channel.credit.available = fields.integer("window", self._peer_window, most=2**40)
-            if len(self._channels) > limits.channels:
-                raise LimitReached(
-                    f"{limits.channels} channels are open on this connection; close some, or raise limits.channels",
-                    limit=limits.channels, setting="limits.channels",
-                )  # fmt: skip
+            if len(self._channels) > bounds.channels:
+                raise bounds.too_many_channels()
             name = fields.text("op", most=64)
             operation = self._operations.find(name)
             if operation is None:
@@ -339,14 +338,14 @@ class Connection:
 
     async def _flush(self) -> None:
         """Until all has left that was given to the link."""
-        stall = self._settings.limits.write_stall
+        stall = self._bounds.write_stall
         left = False
         while not left:
             before = self.link.unsent
             with trio.move_on_after(stall) as patience:
                 left = await self.link.flush()
             if patience.cancelled_caught and self.link.unsent >= before:
-                raise PeerTooSlow(f"the peer took nothing for {stall} s (limits.write_stall)")
+                raise self._bounds.too_slow("the peer took nothing for", "write_stall")
         self._flushing = False
 
     def _gather(self) -> list[Outgoing]:
@@ -355,7 +354,7 @@ class Connection:
             frame = self._control.popleft()
             self._control_bytes -= len(frame)
             batch.append(Outgoing(frame))
-        if self._control_bytes <= _QUEUE_BYTES:
+        if self._control_bytes <= self._bounds.queue:
             self._less_control.set()
         if self._later:
             self._wake_due()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from guestd.errors import BadRequest
 from guestd.lifecycle.entropy import ENTROPY_MAX
+from guestd.lifecycle.idle import Hold
 from guestd.lifecycle.machine import ACTIONS, POWEROFF
 from guestd.wire.frames import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from guestd.lifecycle.events import Events
     from guestd.lifecycle.watch import Watch
     from guestd.service.channel import Channel
@@ -28,15 +32,15 @@ def busy(session: Session, connection: Connection, channel: Channel, fields: Fie
     by = fields.text("by", None, most=_NAME_MAX) or connection.peer
     if fields.has("for"):
         seconds = fields.seconds("for")
-        watch.hold(by, seconds)
+        watch.hold(Hold(by, session.clock()[1] + seconds))
         channel.accept({})
         channel.end({"by": by, "for": seconds})
         return
-    channel.handler = _Holding(watch, watch.hold(by))
+    channel.handler = Holding(watch, watch.hold(Hold(by, inf)))
     channel.accept({"by": by})
 
 
-class _Holding:
+class Holding:
     """The handler of a channel whose being open keeps the session awake."""
 
     def __init__(self, watch: Watch, number: int) -> None:
@@ -62,20 +66,26 @@ def events(session: Session, _: Connection, channel: Channel, fields: Fields) ->
     last = fields.integer("last", None)
     if start is None:
         start = found.oldest if last is None else max(found.oldest, found.next - last)
-    follower = _Following(channel, found, start, follow=fields.flag("follow"))
+    follower = Following(channel, found, start, follow=fields.flag("follow"))
     channel.handler = follower
     channel.accept({"oldest": found.oldest, "next": found.next})
     channel.wake()
 
 
-class _Following:
-    """The handler of a channel that shows events, each a frame of its own, pulled at the client's pace."""
+class Following:
+    """The handler of a channel that shows events, each a frame of its own, pulled at the client's pace. `show`: what of
+    an event this client is to see, if anything.
+    """
 
-    def __init__(self, channel: Channel, events: Events, start: int, *, follow: bool) -> None:
+    def __init__(
+        self, channel: Channel, events: Events, start: int, *, follow: bool,
+        show: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda event: event,
+    ) -> None:  # fmt: skip
         self._channel = channel
         self._events = events
         self._at = start
         self._follow = follow
+        self._show = show
         events.followers.append(channel.wake)
 
     def on_data(self, stream: int, offset: int, data: memoryview) -> None:
@@ -85,7 +95,6 @@ class _Following:
     def on_event(self, fields: Fields) -> None: ...
 
     def pull(self, most: int) -> Outgoing | None:
-        del most
         events = self._events
         if self._at >= events.next:
             return None if self._follow else self._channel.control(Kind.END, {"next": events.next})
@@ -93,8 +102,12 @@ class _Following:
             missed = {"event": "missed", "from": self._at, "to": events.oldest}
             self._at = events.oldest
             return self._channel.control(Kind.EVENT, missed)
-        self._at += 1
-        return self._channel.control(Kind.EVENT, events.get(self._at - 1))
+        while self._at < events.next:
+            self._at += 1
+            shown = self._show(events.get(self._at - 1))
+            if shown is not None:
+                return self._channel.control(Kind.EVENT, shown)
+        return self.pull(most)
 
     def closed(self) -> None:
         self._events.followers.remove(self._channel.wake)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from guestd.lifecycle.upgrade import Upgrade
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
+    from guestd.service.bounds import Bounds
     from guestd.service.connection import Connection
     from guestd.session.jobs import Jobs
     from guestd.telemetry.telemetry import Telemetry
@@ -42,6 +43,8 @@ class Session:
     identity_changed: Callable[[str, int, list[str]], None]
     started: tuple[float, float] = (0.0, 0.0)
     served: int = 0
+    #: Of those connections, how many are of the guest's own programs.
+    guests: int = 0
     #: Ids this session had before it was resumed, oldest first: who knew it by one of them finds its jobs here.
     previous: list[str] = field(default_factory=list[str])
     #: The last request that counts as use, and when, by the monotonic clock.
@@ -50,11 +53,10 @@ class Session:
     life: Life = field(init=False)
     telemetry: Telemetry = field(init=False)
 
-    def hello(self, features: list[str]) -> Hello:
-        limits = self.settings.limits
+    def hello(self, features: list[str], bounds: Bounds) -> Hello:
         return Hello(
-            agent=f"guestd {guestd.__version__}", features=tuple(features), frame=limits.frame, window=limits.window,
-            channels=limits.channels, identity=self.identity(),
+            agent=f"guestd {guestd.__version__}", features=tuple(features), frame=bounds.frame, window=bounds.window,
+            channels=bounds.channels, identity=self.identity(),
         )  # fmt: skip
 
     def identity(self) -> dict[str, Any]:

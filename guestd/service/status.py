@@ -55,7 +55,8 @@ def describe(session: Session) -> dict[str, Any]:
         "uptime": mono - session.started[1],
         "now": wall,
         "listening": session.listening,
-        "connections": len(session.connections),
+        "connections": len(session.connections) - session.guests,
+        "guests": session.guests,
         "jobs": {
             "running": session.jobs.running,
             "kept": len(jobs) - session.jobs.running,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("guestd.chronicle")
 #: A request may be large (an environment of a megabyte); what is written down of it is not.
 ENTRY_MAX = 512 * 1024
-_SESSION_MAX = 256 * 1024
+_SESSION_MAX = 1024 * 1024
 #: Numbers in the ledger: which file is the journal of the input, and the tape of each stream (from 1 on), and the tail
 #: behind it; how far a terminal's output was looked at; whether the program may have been started, and as which
 #: process.
@@ -131,7 +131,11 @@ class SessionPage:
             entry = {
                 "session_id": self.session_id, "generation": self.generation, "previous": self.previous, "use": use,
             }  # fmt: skip
-            self._memory.ledger.write(msgpack.packb(entry))
+            try:
+                self._memory.ledger.write(msgpack.packb(entry))
+            except ValueError as error:
+                # What was written before stands: a little less is known of the session's use.
+                _log.warning("the session's use could not be written down: %s", error)
 
     def close(self) -> None:
         """The session is over."""

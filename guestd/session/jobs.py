@@ -293,7 +293,8 @@ class Jobs:
             )  # fmt: skip
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # A supervisor that has run out of descriptors cannot end what it has started, so it never comes to that.
-        spare = most - min(limits.connections, most // 4) - FDS_IN_RESERVE
+        connections = limits.connections + self._settings.agent.connections
+        spare = most - min(connections, most // 4) - FDS_IN_RESERVE
         while FDS_OF_A_JOB * (self.running + 1) + _FDS_OF_A_KEPT_JOB * len(self._ended) > spare:
             if not self._forget_oldest():
                 raise LimitReached(

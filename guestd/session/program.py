@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from guestd.config import capability_numbers
-from guestd.process.environment import JOB_ID, MARK, container_environment, job_environment
+from guestd.process.environment import JOB_ID, MARK, SOCKET, container_environment, job_environment
 from guestd.process.identity import pick_shell
 from guestd.process.plan import Plan
 
@@ -106,6 +106,8 @@ class Programs:
         settings = self.settings
         shell = pick_shell(settings.shell, identity)
         extra = {**trace, JOB_ID: job_id, MARK: mark}
+        if settings.agent.socket:
+            extra[SOCKET] = f"unix:{settings.runtime_dir}/agent.sock"
         env = job_environment(self._container, settings.env, request.env, identity, shell, extra)
         argv = request.argv if request.argv is not None else [shell, "-c", request.shell or ""]
         return Plan(

@@ -40,7 +40,7 @@ class Access:
     def describe(self, sock: socket.socket) -> str:
         """Who is there, in words."""
         if sock.family == socket.AF_UNIX:
-            pid, uid, _ = _credentials(sock)
+            pid, uid, _ = credentials(sock)
             return f"unix uid {uid} pid {pid}"
         where = sock.getpeername()
         return f"{'vsock cid' if sock.family == socket.AF_VSOCK else 'tcp'} {where[0]} port {where[1]}"
@@ -48,7 +48,7 @@ class Access:
     def check_peer(self, sock: socket.socket) -> None:
         """Forbidden if this peer may not be here at all."""
         if sock.family == socket.AF_UNIX:
-            _, uid, _ = _credentials(sock)
+            _, uid, _ = credentials(sock)
             if uid not in self._uids:
                 raise Forbidden(f"uid {uid} may not connect here; access.unix_uids lists who else may")
         elif sock.family == socket.AF_VSOCK:
@@ -69,7 +69,8 @@ class Access:
             )
 
 
-def _credentials(sock: socket.socket) -> tuple[int, int, int]:
+def credentials(sock: socket.socket) -> tuple[int, int, int]:
+    """pid, uid and gid of whoever connected, by the kernel's word."""
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return pid, uid, gid
 

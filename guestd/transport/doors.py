@@ -18,6 +18,7 @@ import trio
 
 from guestd import observe
 from guestd.errors import GuestdError, LimitReached, ProtocolViolation
+from guestd.service.bounds import of_limits
 from guestd.service.connection import Connection
 from guestd.service.operations import SessionOperations
 from guestd.transport.native import NativeLink
@@ -57,19 +58,7 @@ class Doors:
     async def accept(self, listener: Listener, connections: trio.Nursery) -> None:
         """Accept until cancelled; each connection is a task of `connections`."""
         while True:
-            await trio.lowlevel.wait_readable(listener.sock)
-            try:
-                sock, _ = listener.sock.accept()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                # A connection that was gone before it was taken is that peer's affair.
-                if error.errno in _OUT_OF_FDS:
-                    _log.warning("%s: cannot accept: %s; trying again", listener.name, error.strerror)
-                    await trio.sleep(_BREATHER)
-                continue
-            sock.setblocking(False)
-            connections.start_soon(self._serve, sock)
+            connections.start_soon(self._serve, await next_peer(listener))
 
     async def _serve(self, sock: socket.socket) -> None:
         self._waiting += 1
@@ -82,7 +71,7 @@ class Doors:
                     error = next(leaves(group))
                     _log.warning("%s: refused: %s (%s)", peer, error.message, error.code)
                     observe.did("refused", peer, result=error.code, why=error.message)
-                    await _refuse(sock, error)
+                    await refuse(sock, error)
                 except* trio.TooSlowError:
                     _log.warning("%s: dropped: it said nothing for too long (limits.handshake)", peer)
                 except* (
@@ -138,8 +127,9 @@ class Doors:
 
     async def _serve_link(self, link: Link, family: int) -> None:
         session = self._session
+        bounds = of_limits(session.settings.limits)
         connection = Connection(
-            link, session.settings, self._operations, lambda: session.hello(FEATURES),
+            link, bounds, self._operations, lambda: session.hello(FEATURES, bounds),
             lambda hello: self._access.check_hello(family, hello),
         )  # fmt: skip
         session.connections.add(connection)
@@ -150,7 +140,25 @@ class Doors:
             session.connections.discard(connection)
 
 
-async def _refuse(sock: socket.socket, error: GuestdError) -> None:
+async def next_peer(listener: Listener) -> socket.socket:
+    """Whoever connects next."""
+    while True:
+        await trio.lowlevel.wait_readable(listener.sock)
+        try:
+            sock, _ = listener.sock.accept()
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            # A connection that was gone before it was taken is that peer's affair.
+            if error.errno in _OUT_OF_FDS:
+                _log.warning("%s: cannot accept: %s; trying again", listener.name, error.strerror)
+                await trio.sleep(_BREATHER)
+            continue
+        sock.setblocking(False)
+        return sock
+
+
+async def refuse(sock: socket.socket, error: GuestdError) -> None:
     """Say why, and wait until the peer has closed, or has had time to.
 
     Closed with something of the peer's unread, a socket is reset, and the reason is lost on its way.

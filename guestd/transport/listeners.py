@@ -77,6 +77,18 @@ def open_listeners(settings: Settings, *, has_token: bool) -> list[Listener]:
     return opened
 
 
+def open_agent_listener(settings: Settings) -> Listener | None:
+    """The guest-local socket. Nobody has asked for it by name, so a world in which it cannot be is no reason not to
+    start.
+    """
+    address = Address("unix", path=f"{settings.runtime_dir}/agent.sock")
+    try:
+        return _unix(address, settings.runtime_dir, public=True)
+    except (ConfigError, OSError) as error:
+        _log.info("no guest-local socket: %s", error)
+        return None
+
+
 def open_listener(address: Address, settings: Settings, *, has_token: bool) -> Listener:
     """One listener. ConfigError says what is wrong with the address, or with the world."""
     try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 import trio
 
+from guestd.errors import LimitReached
 from guestd.lifecycle.events import Events
-from guestd.lifecycle.idle import Limits
-from guestd.lifecycle.watch import Watch
+from guestd.lifecycle.idle import BUSY, Hold, Limits, WorkloadFacts
+from guestd.lifecycle.watch import GUEST_HOLDS_MAX, HOLDS_MAX, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -129,8 +132,8 @@ async def test_holds(autojump_clock: MockClock) -> None:
     day = _Day(Limits(lifetime=0))
 
     async def hold() -> None:
-        day.watch.hold("for a time", 5000)
-        number = day.watch.hold("until let go")
+        day.watch.hold(Hold("for a time", trio.current_time() + 5000))
+        number = day.watch.hold(Hold("until let go", inf))
         await trio.sleep(2000)
         day.watch.release(number)
         day.watch.release(number)
@@ -169,8 +172,8 @@ async def test_a_resume_begins_it_anew(autojump_clock: MockClock) -> None:
 
 async def test_a_successor_goes_on_where_it_stopped(autojump_clock: MockClock) -> None:
     day = _Day(Limits(600, 0))
-    day.watch.hold("for a time", 1000)
-    day.watch.hold("of a connection")
+    day.watch.hold(Hold("for a time", trio.current_time() + 1000))
+    day.watch.hold(Hold("of a connection", inf))
     await trio.sleep(500)
     day.request()
     after = _Day(Limits())
@@ -178,6 +181,53 @@ async def test_a_successor_goes_on_where_it_stopped(autojump_clock: MockClock) -
     assert await after.end() == ("idle", 1100), (
         "counted from its own beginning: the hold's end at 1000, and 600 s"
     )
+
+
+async def test_what_held_up_to_the_death_of_a_supervisor_counts_up_to_then(autojump_clock: MockClock) -> None:
+    """A successor that knew only of what happened before took a session that had been held, or whose workload had been
+    busy, for as long as its idle time for idle at once.
+    """
+    held, worked, idle = (_Day(Limits(600, 0)) for _ in range(3))
+    held.watch.hold(Hold("of a connection", inf))
+    worked.watch.workload = cast("Any", SimpleNamespace(facts=WorkloadFacts(BUSY)))
+    await trio.sleep(5000)
+    for day, left in ((held, 600), (worked, 600), (idle, 0)):
+        after = _Day(Limits())
+        after.watch.take_over(day.watch.to_map())
+        assert await after.end() == ("idle", left)
+        # The clock has gone on by that; what the others know is as old as before.
+        held.watch.hold(Hold("of a connection", inf))
+
+
+async def test_a_lease_is_taken_again_under_its_name_and_never_shortened(autojump_clock: MockClock) -> None:
+    day = _Day(Limits(60, 0))
+
+    def lease(seconds: float, pid: int, name: str = "") -> None:
+        hold = Hold(f"uid 7 pid {pid}", trio.current_time() + seconds, 7, name)
+        day.watch.hold(hold, 2)
+
+    lease(1000, 1)
+    lease(10, 2)
+    assert [hold.until - trio.current_time() for hold in day.watch.holds_of(7)] == [1000]
+    lease(20, 3, "other")
+    with pytest.raises(LimitReached, match=r"user 7 has 2 leases, and the limit is 2.*agent\.leases"):
+        lease(20, 4, "one more")
+    lease(2000, 5)
+    await trio.sleep(21)
+    lease(20, 6, "the place of one that is over")
+    assert await day.end() == ("idle", 2060)
+
+
+async def test_the_guests_own_leases_leave_room_for_the_hosts() -> None:
+    day = _Day(Limits(60, 0))
+    for uid in range(GUEST_HOLDS_MAX):
+        day.watch.hold(Hold("x", inf, uid), 1)
+    with pytest.raises(LimitReached, match="the users of this machine"):
+        day.watch.hold(Hold("x", inf, 100_000), 1)
+    for number in range(HOLDS_MAX):
+        day.watch.hold(Hold(f"host {number}", inf))
+    with pytest.raises(LimitReached):
+        day.watch.hold(Hold("one more", inf))
 
 
 def test_events_are_kept_within_a_bound() -> None:

@@ -156,6 +156,7 @@ def booted(
     environment: Mapping[str, str] | None = None,
     prepare: str = "",
     listen: bool = True,
+    agent: bool = False,
     pass_fds: Sequence[int] = (),
     ready: bool = True,
 ) -> Generator[Guest]:
@@ -185,6 +186,8 @@ def booted(
             "FAKE_SERVE": begin,
             # The fake does not beat.
             "GUESTD_INIT_WATCHDOG": "0",
+            # Most look at what is passed to serve beside the socket that they connect to.
+            "GUESTD_AGENT_SOCKET": "true" if agent else "false",
             **({"GUESTD_INIT_KIND": kind} if kind else {}),
             **(environment or {}),
         }

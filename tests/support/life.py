@@ -37,6 +37,11 @@ class Follower:
         self._read += 1
         return self._call.events[self._read - 1]
 
+    @property
+    def seen(self) -> list[dict[str, Any]]:
+        """All that were read."""
+        return self._call.events[: self._read]
+
     def until(self, name: str, **details: object) -> dict[str, Any]:
         """The next one of that name, with these details; whatever comes before it is passed over."""
         while True:

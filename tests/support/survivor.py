@@ -71,6 +71,11 @@ class Survivor:
             os.kill(found["pid"], signal.SIGKILL)
         return int(found["generation"])
 
+    async def upgrade(self) -> int:
+        """Have it replaced in order; returns the generation that went."""
+        async with self.connected() as client:
+            return int((await client.upgrade())["generation"])
+
     async def next_after(self, generation: int) -> dict[str, Any]:
         """What the serve after that generation says of itself."""
         with trio.fail_after(SECONDS):

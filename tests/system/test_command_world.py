@@ -111,7 +111,11 @@ def test_a_request_is_above_the_session_and_the_session_above_the_container(
 
 def test_nothing_between_guestd_and_whoever_started_it_leaks(peer: Peer, way: dict[str, Any]) -> None:
     env = environment(run(peer, "env", "-0", **way))
-    assert {name for name in env if name.startswith("GUESTD")} == {"GUESTD_JOB_ID", "GUESTD_JOB_KEY"}
+    assert {name for name in env if name.startswith("GUESTD")} == {
+        "GUESTD_JOB_ID",
+        "GUESTD_JOB_KEY",
+        "GUESTD_JOB_SOCKET",
+    }
     private = (set(STARTED_WITH) | {"NOTIFY_SOCKET", "GUESTD_RUNTIME_DIR"}) - {
         "LAYER", "FROM_CONTAINER", "HOME", "USER", "LOGNAME", "SHELL",
     }  # fmt: skip
