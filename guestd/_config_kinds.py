@@ -62,6 +62,10 @@ class Kind:
     def show(self, value: Value) -> str:
         return shown(value)
 
+    def public(self, value: Value) -> Value:
+        """What of it may be shown to whoever looks at the settings, as it was given or as it was read."""
+        return value
+
     def invalid(self, given: object) -> Invalid:
         return Invalid(Wrong(f"is {shown(given)}", f"expected {self.describe()}"))
 

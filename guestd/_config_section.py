@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from guestd._config_kinds import Invalid, Kind, TableOf, Wrong, as_table, nearest, shown
+from guestd._config_kinds import Invalid, Kind, TableOf, Wrong, as_list, as_table, nearest, shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -224,8 +224,14 @@ def merge(section: type[Section], given: Iterable[Given]) -> Merged:
                     for name in entries
                 )
             else:
-                values[each.key] = _read(kind, each)
+                values[each.key] = value = _read(kind, each)
                 origins[each.key] = each.origin()
+                # Tables in a list are long: what is wrong with one only in view of the others is told at its own line.
+                origins.update(
+                    (f"{each.key}[{at}]", each.origin((at,)))
+                    for at, item in enumerate(as_list(value) or ())
+                    if isinstance(item, Section)
+                )
         except Invalid as error:
             wrong += [(each, one) for one in error.wrong]
     return Merged(section(dict(_tree(section, values, ""))), origins, wrong)

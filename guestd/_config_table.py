@@ -9,6 +9,7 @@ from guestd._config_agent import Agent
 from guestd._config_declare import choice, key, number, path, seconds, section, size
 from guestd._config_kinds import Boolean, Integer, ListOf, Octal, TableOf, Text
 from guestd._config_life import CommandLine, HealthCheck
+from guestd._config_mounts import Mount, Mounts, Storage
 from guestd._config_section import Section
 from guestd._config_system import (
     Capability,
@@ -129,6 +130,7 @@ class Limits(Section):
         "1s",
         "1d",
     )
+    mounts: int = number("File systems mounted by guestd at once.", 16, 0, 200)
     remembered_kills: int = number("Kills remembered that arrived before their start.", 1024, 0, 1_000_000)
 
 
@@ -287,6 +289,8 @@ class Settings(Section):
         {},
         "nothing",
     )
+    mount: tuple[Mount, ...] = key("What is mounted: one table for each.", Mounts(), (), "nothing")
+    storage: Storage = section(Storage)
     log: Log = section(Log)
     command: Command = section(Command)
     shells: Shells = section(Shells)

@@ -32,6 +32,7 @@ class Row(NamedTuple):
     key: str
     shown: str
     value: object
+    raw: object
     origin: Origin
 
 
@@ -76,7 +77,7 @@ def as_json(report: Report) -> str:
             "value": _plain(row.value),
             "shown": row.shown,
             **_origin(row.origin),
-            "raw": _plain(row.origin.raw),
+            "raw": _plain(row.raw),
         }
         for row in report.rows
     }
@@ -109,9 +110,11 @@ def _rows(configuration: Configuration) -> Iterator[Row]:
         if isinstance(key.kind, TableOf) and table:
             for entry, each in table.items():
                 dotted = f"{name}.{entry}"
-                yield Row(dotted, key.kind.value.show(each), each, configuration.origins[dotted])
+                origin = configuration.origins[dotted]
+                yield Row(dotted, key.kind.value.show(each), each, origin.raw, origin)
         else:
-            yield Row(name, key.show(value), value, configuration.origins[name])
+            origin, kind = configuration.origins[name], key.kind
+            yield Row(name, key.show(value), kind.public(value), kind.public(origin.raw), origin)
 
 
 def _world(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tuple[Problem, bool]]:

@@ -9,6 +9,7 @@ imported: TOML only when there is a file, difflib only for a mistake.
 
 from __future__ import annotations
 
+from guestd._config_mounts import mistakes as mount_mistakes
 from guestd._config_section import DEFAULT, Key, Origin, Section, keys_of, merge, spell
 from guestd._config_sources import (
     SOURCES,
@@ -94,6 +95,9 @@ def resolve(
     problems += [
         Problem(origins[key], key, f"{key} {what}", fix) for key, what, fix in _together(settings, origins)
     ]
+    for at, field, what, fix in mount_mistakes(settings):
+        key = f"mount[{at}]"
+        problems.append(Problem(origins[key], f"{key}.{field}", f"{key}.{field} {what}", fix))
     return Configuration(settings, origins, tuple(problems))
 
 

@@ -154,6 +154,13 @@ class ConnectionLost(GuestdError):
     http_status = 502
 
 
+class MountFailed(GuestdError):
+    """A file system could not be mounted or unmounted, or work needs one that is not there."""
+
+    code = "mount_failed"
+    http_status = 424
+
+
 class ConfigError(GuestdError):
     """The configuration cannot be used; the message says which key, where, and what would be right."""
 
@@ -179,7 +186,7 @@ _BY_CODE: dict[str, type[GuestdError]] = {
     for cls in (
         InternalError, BadRequest, Unsupported, NotFound, Conflict, LimitReached, Unauthorized, Forbidden,
         FlowControl, BadOffset, ProtocolViolation, VersionMismatch, ShuttingDown, TimedOut, PeerTooSlow,
-        Unavailable, ConnectionLost, ConfigError,
+        Unavailable, ConnectionLost, MountFailed, ConfigError,
     )
 }  # fmt: skip
 

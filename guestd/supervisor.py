@@ -244,10 +244,13 @@ class _Supervisor:
         sys.stderr.flush()
         # Imported only now, and there before the first request: nothing has waited since READY.
         from guestd.lifecycle.life import Life
+        from guestd.storage.mounts import may_mount
         from guestd.telemetry.telemetry import Telemetry
 
         session.life = life = Life(session)
         session.telemetry = Telemetry(session, self._programs, self._own, self._environ)
+        life.mounts.changed = identity.note_mounts
+        life.mounts.begin(may_mount(self._environ), identity.mounts)
         if identity.use is not None:
             life.take_over(identity.use)
         life.watch.changed = lambda: identity.note_use(life.watch.to_map())

@@ -14,6 +14,7 @@ from guestd.client.inbox import Inbox
 from guestd.client.jobs import Completed, Job, collect, exec_fields
 from guestd.client.life import LifeOperations
 from guestd.client.link import StreamLink
+from guestd.client.mounts import MountOperations
 from guestd.client.shells import SHELL_WINDOW, Shell, shell_fields
 from guestd.client.tasks import background
 from guestd.client.transport import dial
@@ -39,7 +40,7 @@ AGENT = f"guestd-client {__version__}"
 CAPTURE_LIMIT = 16 * 1024 * 1024
 
 
-class Client(LifeOperations):
+class Client(LifeOperations, MountOperations):
     """One connection to one guest. Any number of tasks may use it at once."""
 
     def __init__(self, connection: Connection, hello: Hello) -> None:

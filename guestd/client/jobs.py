@@ -52,6 +52,7 @@ class ExecOptions(TypedDict, total=False):
     retain: float
     kill_on_disconnect: bool
     background: bool
+    without_mounts: bool
     hold: bool
     traceparent: str
     tracestate: str

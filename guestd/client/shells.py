@@ -58,6 +58,7 @@ class ShellOptions(TypedDict, total=False):
     role: RoleName
     client: str
     hold: bool
+    without_mounts: bool
     tape: int
     retain: float
     grace: float

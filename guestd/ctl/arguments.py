@@ -209,6 +209,7 @@ def _program(parser: argparse.ArgumentParser) -> None:
     add("--cwd", metavar="DIR", help="where it runs (default: the workspace, or its home)")
     add("--user", type=of(values.name_or_number), help="whom it runs as, by name or number")
     add("--group", type=of(values.name_or_number), help="its group, by name or number")
+    add("--without-mounts", action="store_true", help="start it also while required file systems are missing")
 
 
 def _tape(parser: argparse.ArgumentParser, text: str) -> None:

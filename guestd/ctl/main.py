@@ -34,6 +34,9 @@ _COMMANDS = {
     "timers": "guestd.ctl.lifecycle:timers",
     "stop": "guestd.ctl.lifecycle:stop",
     "resume": "guestd.ctl.lifecycle:resume",
+    "mount": "guestd.ctl.mounts:mount",
+    "unmount": "guestd.ctl.mounts:unmount",
+    "mounts": "guestd.ctl.mounts:mounts",
     "upgrade": "guestd.ctl.upgrade:upgrade",
 }
 

@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from guestd.ctl import arguments, life_arguments
+from guestd.ctl import arguments, life_arguments, mount_arguments
 from guestd.wire.address import DEFAULT_PORT, FORMS
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 DEFAULT_ADDRESS = "unix:/run/guestd/guestd.sock"
 INSIDE_ADDRESS = "unix:/run/guestd/agent.sock"
+#: Options of a shell that is opened; one that is there has them already.
+_OF_A_NEW_SHELL = ("env", "cwd", "user", "group", "tape", "no_login", "without_mounts")
 #: guestctl itself failed: the status 2 that argparse would use may be the command's own.
 USAGE_STATUS = 125
 
@@ -29,6 +31,9 @@ Run commands and shells in a guest, come back to them, end them.
   kill       end a job with all its processes, or send it a signal
   wait       wait for a job; ends with its status
   record     record a shell, to play it elsewhere
+  mount      mount a file system in the guest
+  unmount    take one down
+  mounts     the file systems there are, and how they do
   status     the state of the guest
   busy       keep the session awake
   events     what has happened to the session
@@ -179,7 +184,7 @@ def _settle_shell(
     which = "--read-only" if options.read_only else "--join"
     if options.id is None:
         parser.error(f"{which} is for a shell that is there: give its ID; `guestctl ps` shows the jobs")
-    if argv or any(getattr(options, name) for name in ("env", "cwd", "user", "group", "tape", "no_login")):
+    if argv or any(getattr(options, name) for name in _OF_A_NEW_SHELL):
         parser.error(f"{which} is for a shell that is there: what it runs, and how, is settled")
 
 
@@ -227,6 +232,7 @@ def _build() -> argparse.ArgumentParser:
     )
     arguments.record(command("record", arguments.RECORD, "guestctl record ID FILE [--idle-limit S]"))
     command("status", "The state of the guest.", "guestctl status")
+    mount_arguments.add(command)
     life_arguments.add(command)
     command("version", "The version of guestctl.", "guestctl version")
     return parser

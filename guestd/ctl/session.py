@@ -86,7 +86,9 @@ def _asked(options: argparse.Namespace) -> ExecOptions:
     if options.rlimit:
         fields["rlimits"] = dict(options.rlimit)
     fields.update(
-        (name, True) for name in ("spool", "kill_on_disconnect", "background") if getattr(options, name)
+        (name, True)
+        for name in ("spool", "kill_on_disconnect", "background", "without_mounts")
+        if getattr(options, name)
     )
     if options.no_hold:
         fields["hold"] = False

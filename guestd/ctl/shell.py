@@ -79,8 +79,9 @@ def asked(options: argparse.Namespace) -> ShellOptions:
         fields["env"] = dict(options.env)
     if getattr(options, "rlimit", None):
         fields["rlimits"] = dict(options.rlimit)
-    if getattr(options, "kill_on_disconnect", False):
-        fields["kill_on_disconnect"] = True
+    for name in ("kill_on_disconnect", "without_mounts"):
+        if getattr(options, name, False):
+            fields[name] = True
     for name in ("term", "colorterm", "traceparent", "tracestate"):
         value = os.environ.get(name.upper())
         if value and len(value) <= _TERM_MAX:

@@ -121,9 +121,10 @@ def show_size(size: float) -> str:
 def show_status(found: dict[str, Any]) -> str:
     """The state of a guest: what a person asks first, then whatever else it says."""
     from guestd.ctl.show_life import show_activity
+    from guestd.ctl.show_mounts import show_workspace
 
     jobs, tapes = _map(found, "jobs"), _map(found, "tapes")
-    workspace, memory = _map(found, "workspace"), _map(found, "memory")
+    workspace, memory, mounts = (_map(found, name) for name in ("workspace", "memory", "mounts"))
     running, kept, started = (jobs.get(name, 0) for name in ("running", "kept", "started"))
     up = show_age(found.get("uptime") or 0)
     lines = [
@@ -132,7 +133,11 @@ def show_status(found: dict[str, Any]) -> str:
         ("output", f"{show_size(tapes.get('bytes', 0))} kept, limit {show_size(tapes.get('limit', 0))}"),
         ("memory", show_size(memory.get("rss", 0))),
         *show_activity(found),
-        ("workspace", f"{workspace.get('path', '?')}{'' if workspace.get('there') else ' (not there)'}"),
+        ("workspace", show_workspace(workspace)),
+        *(
+            ("mount", f"{each['path']}: {each['state']}, {each['why']}")
+            for each in mounts.get("troubles") or ()
+        ),
         ("listening", ", ".join(str(each) for each in found.get("listening") or ())),
         ("connections", str(found.get("connections", "?"))),
         ("boot", str(found.get("boot_id", "?"))),

@@ -103,8 +103,9 @@ def show_receipt(receipt: dict[str, Any]) -> str:
         lines.append(f"  hook        {hook['command']}: {'done' if hook['ok'] else hook['why']}")
     for each in cast("list[dict[str, Any]]", receipt.get("filesystems", [])):
         what = "on disk    " if each["synced"] else "NOT on disk"
+        how = f", unmounted ({each['unmounted']})" if each.get("unmounted") not in {None, "plain"} else ""
         lines.append(
-            f"  {what} {each['path']} ({each['type']}){'' if each['synced'] else ': ' + str(each['why'])}"
+            f"  {what} {each['path']} ({each['type']}{how}){'' if each['synced'] else ': ' + str(each['why'])}"
         )
     return "\n".join(printable(line).rstrip() for line in lines)
 

@@ -14,6 +14,8 @@ from guestd.lifecycle.idle import Limits
 from guestd.lifecycle.resume import Resume
 from guestd.lifecycle.stop import Stop
 from guestd.lifecycle.watch import Watch
+from guestd.storage.mounts import Mounts
+from guestd.wire.result import FAILED_STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -63,14 +65,19 @@ class Life:
             self.workload = Workload(settings, jobs, self.events, clock, self._workload_ended)
             self.watch.workload = self.stop.workload = self.workload
             self.workload.changed = self._workload_changed
+        self.mounts = Mounts(settings, jobs, self.events, clock, jobs.identity_of)
+        self.mounts.failed = self._mount_failed
+        self.stop.mounts = self.mounts
+        self.resume.menders["mounts"] = self.mounts.mend
         self.events.say("started", session_id=session.session_id, generation=session.generation)
 
     async def run(self) -> None:
         """Until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(_kept_up, "what is mounted", self.mounts.run)
             nursery.start_soon(_kept_up, "idleness", self._watch)
             if self.workload is not None:
-                nursery.start_soon(_kept_up, "the workload", self.workload.run)
+                nursery.start_soon(_kept_up, "the workload", self._run_workload)
             nursery.start_soon(_kept_up, "the clock", self._watch_clock)
             nursery.start_soon(_kept_up, "copies of the machine", self._resume_when_copied)
             await trio.sleep_forever()
@@ -80,6 +87,8 @@ class Life:
         stop = self.stop
         return {
             "activity": self.watch.describe(),
+            "mounts": self.mounts.summary(),
+            "workspace": {**self.mounts.workspace(), "there": None},
             "workload": None if self.workload is None else self.workload.describe(),
             "stopping": stop.cause if stop.asked.is_set() else None,
         }
@@ -105,6 +114,17 @@ class Life:
 
     def _workload_changed(self) -> None:
         self.watch.changed()
+
+    async def _run_workload(self) -> None:
+        """It is not started without the file systems that it needs."""
+        assert self.workload is not None
+        await self.mounts.wait_until_open()
+        await self.workload.run()
+
+    def _mount_failed(self, path: str) -> None:
+        if self.mounts.settings.storage.required == "stop" and not self.stop.asked.is_set():
+            self.stop.status = FAILED_STATUS
+            self.stop.ask("mounts", action="exit", by=path)
 
     def _workload_ended(self, status: int) -> None:
         if not self.stop.asked.is_set():

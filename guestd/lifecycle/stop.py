@@ -1,6 +1,6 @@
 """The end of the session, in one order for all causes, within the time that was given.
 
-    nothing new is started · the workload, then commands and shells · hooks · telemetry and disks · the receipt
+    nothing new is started · the workload, then commands and shells · hooks · telemetry and disks · mounts · the receipt
 
 Each step has a point of the whole time by which it is over, done or not; what ends early leaves its time to those
 behind it. What could not be done is in the receipt, and nothing waits for it: not for a process that cannot be killed,
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from guestd.lifecycle.workload import Workload
     from guestd.session.job import Job
     from guestd.session.jobs import Jobs
+    from guestd.storage.mounts import Mounts
     from guestd.wire.result import Result
 
 _log = logging.getLogger("guestd.stop")
 #: By which part of the whole time a step is over. The workload has its head start alone; what still runs of the
 #: programs is killed at the second; the kernel has until the third to take it away.
-_HEAD_START, _PROGRAMS, _KILLED, _HOOKS, _FLUSHED, _SAID = 0.2, 0.6, 0.7, 0.8, 0.92, 0.97
+_HEAD_START, _PROGRAMS, _KILLED, _HOOKS, _FLUSHED, _UNMOUNTED, _SAID = (
+    0.2, 0.6, 0.7, 0.78, 0.86, 0.94, 0.97,
+)  # fmt: skip
 #: Less time than this is none for disks and last words, whatever was given. Programs get no more than was given.
 LEAST = 1.0
 #: Jobs that a receipt names.
@@ -67,6 +70,7 @@ class Stop:
         self._clock = clock
         self._connections = connections
         self.workload: Workload | None = None
+        self.mounts: Mounts | None = None
         self.asked = trio.Event()
         self.cause = ""
         self.action = POWEROFF
@@ -133,11 +137,13 @@ class Stop:
         wall = self._clock()[0]
         _log.info("stopping (%s): %d jobs run; grace %g s", self.cause, jobs.running, self._given)
         jobs.refuse_new()
+        if self.mounts is not None:
+            self.mounts.rest()
         self._events.say("stopping", cause=self.cause, by=self._by, grace=self._given)
         observe.began(
             "stop", self, cause=self.cause, who=self._by or None, grace=self._given, jobs=jobs.running
         )
-        running = [job for job in jobs if job.result is None]
+        running = [job for job in jobs if job.result is None and job.id not in jobs.last]
         async with trio.open_nursery() as hurry:
             self._hurry = hurry
             await self._end_programs()
@@ -154,6 +160,9 @@ class Stop:
         flushed: list[dict[str, Any]] = []
         with self._until(_FLUSHED):
             await flush(jobs, self._settings, flushed)
+        if self.mounts is not None:
+            with self._until(_UNMOUNTED):
+                await self.mounts.end(lambda: self._due(_UNMOUNTED), flushed)
         self.receipt = {
             "cause": self.cause,
             "by": self._by,
@@ -201,7 +210,7 @@ class Stop:
                     await job.ended.wait()
         with self._until(_KILLED):
             await jobs.stop(self._left(_PROGRAMS))
-        for job in jobs:
+        for job in [each for each in jobs if each.id not in jobs.last]:
             job.give_up(
                 "it could not be ended: its process does not leave, as one that waits in the kernel for a disk or a"
                 " server (state D)"

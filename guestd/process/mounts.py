@@ -19,6 +19,11 @@ _LOCAL = {
 }  # fmt: skip
 
 
+def is_local(fs_type: str) -> bool:
+    """Is it one that can make nobody wait for another machine, or for a program?"""
+    return fs_type in _LOCAL
+
+
 class Mounts:
     """The mounts of this process's namespace."""
 
@@ -42,6 +47,6 @@ class Mounts:
         self._file.seek(0)
         for line in self._file:
             _, _, after = line.partition(b" - ")
-            if after.split(b" ", 1)[0].decode() not in _LOCAL:
+            if not is_local(after.split(b" ", 1)[0].decode()):
                 return False
         return True

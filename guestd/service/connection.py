@@ -26,7 +26,7 @@ from guestd.errors import (
     ProtocolViolation,
     Unsupported,
 )
-from guestd.service.asking import Asking
+from guestd.service.asking import Asking, Waiting
 from guestd.service.channel import Channel
 from guestd.service.link import Outgoing
 from guestd.wire.frames import DATA_HEAD, DATA_LIMIT, HEAD, PING_LIMIT, Kind, encode
@@ -149,6 +149,36 @@ class Connection:
         if only_asks:
             channel.handler = Asking(channel, scope)
         self._nursery.start_soon(self._answer, channel, answer, scope)
+
+    def begin_later(
+        self, channel: Channel, ready: Callable[[], Awaitable[None]], begin: Callable[[], None]
+    ) -> None:
+        """For an operation that may not begin yet: it does when `ready` returns, and is refused when that raises."""
+        assert self._nursery is not None
+        scope = trio.CancelScope()
+        channel.handler = waiting = Waiting(channel, scope)
+        self._nursery.start_soon(self._begin, channel, ready, begin, waiting, scope)
+
+    async def _begin(
+        self,
+        channel: Channel,
+        ready: Callable[[], Awaitable[None]],
+        begin: Callable[[], None],
+        waiting: Waiting,
+        scope: trio.CancelScope,
+    ) -> None:
+        try:
+            with scope:
+                await ready()
+            if channel.handler is waiting:
+                channel.handler = None
+                begin()
+                waiting.hand_over()
+        except GuestdError as error:
+            channel.fail(error)
+        except Exception:  # noqa: BLE001  one operation's mistake is not the end of the session; the log has it
+            _log.exception("%s: operation failed", self.peer)
+            channel.fail(InternalError(_OWN_MISTAKE))
 
     async def _answer(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     Operation = Callable[[Session, Connection, Channel, Fields], None]
 
 #: Who only looks does not use the session.
-_ONLY_LOOK = {"audit", "commands", "events", "ps", "status", "wait"}
+_ONLY_LOOK = {"audit", "commands", "events", "mounts", "ps", "status", "wait"}
 #: Fields of a request that its record has: numbers, flags and short texts, but for these, which are in the job's own
 #: record, or secret, or about how something is shown.
 _UNRECORDED = {
@@ -37,6 +38,8 @@ _UNRECORDED = {
     "token",
 }
 _RECORDED_TEXT = 1024
+#: Not begun before the file systems that have to be there are there.
+_NEEDS_MOUNTS = {"exec", "shell"}
 
 
 def _late(module: str, name: str) -> Operation:
@@ -59,6 +62,7 @@ _TABLE: dict[str, Operation] = {
     "ps": commands.ps,
     "status": status.status,
     "upgrade": upgrade.upgrade,
+    **{name: _late("mounts", name) for name in ("mount", "unmount", "mounts")},
     **{name: _late("lifecycle", name) for name in ("busy", "events", "timers", "stop", "resume")},
 }
 
@@ -94,6 +98,21 @@ class SessionOperations:
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def _begin_with_mounts(
+        self, operation: Operation, connection: Connection, channel: Channel, fields: Fields
+    ) -> None:
+        """What works on files waits for the file systems that have to be there, unless it is asked not to."""
+        mounts = self._session.life.mounts
+        known = fields.raw("id")
+        # Whoever comes back to a job starts nothing.
+        is_there = isinstance(known, str) and self._session.jobs.knows(known)
+        if mounts.is_open or is_there or fields.flag("without_mounts"):
+            operation(self._session, connection, channel, fields)
+        else:
+            connection.begin_later(
+                channel, mounts.wait, lambda: operation(self._session, connection, channel, fields)
+            )
+
     def find(self, name: str) -> Callable[[Connection, Channel, Fields], None] | None:
         operation = _TABLE.get(name)
         if operation is None:
@@ -101,9 +120,12 @@ class SessionOperations:
         if name in _ONLY_LOOK:
             return lambda connection, channel, fields: operation(self._session, connection, channel, fields)
         self._session.requested = (name, time.monotonic())
-        return lambda connection, channel, fields: _record(
-            name, operation, self._session, connection, channel, fields
-        )
+        recorded = partial(_record, name, operation)
+        if name in _NEEDS_MOUNTS:
+            return lambda connection, channel, fields: self._begin_with_mounts(
+                recorded, connection, channel, fields
+            )
+        return lambda connection, channel, fields: recorded(self._session, connection, channel, fields)
 
     def names(self) -> list[str]:
         return sorted(_TABLE)

@@ -71,7 +71,6 @@ def describe(session: Session) -> dict[str, Any]:
         },
         "memory": {"rss": _own_memory()},
         "tasks": trio.lowlevel.current_statistics().tasks_living,
-        "workspace": {"path": settings.workspace, "there": None},
         **session.life.describe(),
         **session.telemetry.describe(),
     }

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("guestd.chronicle")
 #: A request may be large (an environment of a megabyte); what is written down of it is not.
 ENTRY_MAX = 512 * 1024
-_SESSION_MAX = 1024 * 1024
+_SESSION_MAX = 4 * 1024 * 1024
 #: Numbers in the ledger: which file is the journal of the input, and the tape of each stream (from 1 on), and the tail
 #: behind it; how far a terminal's output was looked at; whether the program may have been started, and as which
 #: process.
@@ -97,6 +97,8 @@ class SessionPage:
         self.previous = previous
         #: What the supervisor before this one knew of its use, and of what it is to end by.
         self.use: dict[str, Any] | None = None
+        #: What it had mounted.
+        self.mounts: list[dict[str, Any]] = []
 
     @classmethod
     def find(cls, handed: Mapping[str, list[int]], store: FdStore) -> SessionPage:
@@ -111,6 +113,7 @@ class SessionPage:
             found = cast("dict[str, Any]", msgpack.unpackb(memory.ledger.read()))
             page = cls(store, memory, found["session_id"], found["generation"] + 1, found["previous"])
             page.use = found["use"]
+            page.mounts = found.get("mounts") or []
         if page is None:
             memory = LedgerMemory(_SESSION_MAX) if store.there else None
             page = cls(store, memory, os.urandom(16).hex(), 0, [])
@@ -124,12 +127,18 @@ class SessionPage:
         self.session_id, self.generation, self.previous = session_id, generation, previous
         self.note_use(self.use)
 
+    def note_mounts(self, mounts: list[dict[str, Any]]) -> None:
+        """It has these file systems mounted."""
+        self.mounts = mounts
+        self.note_use(self.use)
+
     def note_use(self, use: dict[str, Any] | None) -> None:
         """It is used like that."""
         self.use = use
         if self._memory is not None:
             entry = {
                 "session_id": self.session_id, "generation": self.generation, "previous": self.previous, "use": use,
+                "mounts": self.mounts,
             }  # fmt: skip
             try:
                 self._memory.ledger.write(msgpack.packb(entry))

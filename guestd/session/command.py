@@ -18,6 +18,7 @@ from guestd.wire.result import EndedBy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from guestd.process.identity import Identity
     from guestd.process.plan import Plan
     from guestd.session.program import Programs
     from guestd.session.terms import Surroundings
@@ -43,6 +44,10 @@ class Command:
 
     def close(self) -> None:
         os.close(self._null)
+
+    def identity_of(self, user: str) -> Identity:
+        """Who that is. Raises StartFailed."""
+        return self._programs.user(user)
 
     def begin(
         self,

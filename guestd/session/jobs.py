@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from guestd.config import Settings
     from guestd.process.cgroup import Cgroups
+    from guestd.process.identity import Identity
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
     from guestd.process.statuses import Statuses
@@ -106,6 +107,8 @@ class Jobs:
         self.started = 0
         #: Ids that only `start_own` may use.
         self.reserved: set[str] = set()
+        #: Ids of jobs that `stop` leaves to whoever has started them: others need them until they have ended.
+        self.last: set[str] = set()
         #: Hear of every job that has ended.
         self.listeners: list[Callable[[Job], None]] = []
 
@@ -242,6 +245,10 @@ class Jobs:
             self._forget(job_id)
         return self._start(self._command.begin, job_id, request, _TAPES_OF_A_COMMAND, own=True)
 
+    def identity_of(self, user: str) -> Identity:
+        """A user by name or number; the empty name is whoever commands run as. Raises StartFailed."""
+        return self._command.identity_of(user)
+
     def rename_ended(self, job_id: str, new_id: str) -> None:
         """Keep an ended job under another id, so that its own is free."""
         if new_id in self._jobs:
@@ -322,13 +329,15 @@ class Jobs:
             for job in [*self, *self._lingering]:
                 if job.has_left:
                     nursery.start_soon(job.end_left, grace)
-            for job in self:
+            ending = [job for job in self if job.id not in self.last]
+            for job in ending:
                 job.end(EndedBy.STOP, grace=grace)
-            for job in self:
+            for job in ending:
                 await job.ended.wait()
         # Whatever is still there came from jobs that are forgotten, or shed all traces of theirs.
         launcher = self._spawner.launcher_pid
-        spared = {*self._spawner.spared, *(() if launcher is None else (launcher,))}
+        last = (job.pid for job in self if job.id in self.last and job.pid is not None)
+        spared = {*self._spawner.spared, *last, *(() if launcher is None else (launcher,))}
         await end_below(spared, grace=max(0.0, started + grace - trio.current_time()))
 
     def close(self) -> None:

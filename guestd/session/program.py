@@ -99,6 +99,11 @@ class Programs:
         user = request.user if request.user is not None else self._users.default_user(self.settings.user)
         return self._users.resolve(user, request.group, request.groups, self._own)
 
+    def user(self, name: str) -> Identity:
+        """A user by name or number; the empty name is whoever a request runs as that names none. Raises StartFailed."""
+        user = name or self._users.default_user(self.settings.user)
+        return self._users.resolve(user, None, None, self._own)
+
     def plan(
         self, request: ProgramRequest, identity: Identity, job_id: str, mark: str, trace: Mapping[str, str]
     ) -> Plan:

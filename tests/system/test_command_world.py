@@ -187,7 +187,7 @@ def test_it_starts_in_the_workspace(peer: Peer, way: dict[str, Any]) -> None:
 
 
 def test_without_a_workspace_it_starts_at_home(home: str) -> None:
-    with serving_commands(config='workspace = "/no/such/place"\n') as (_, peer):
+    with serving_commands(config='workspace = "/proc/no/such/place"\n') as (_, peer):
         assert run(peer, "pwd", "-P").text == "/root"
         assert run(peer, "pwd", "-P", user="smith").text == home
         assert run(peer, "pwd", "-P", user=NOBODY).text == "/"  # its home does not exist either
