@@ -132,9 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _UsageError as error:
         if words[:1] == ["init"] and os.getpid() == 1 and _is_machine():
             # There is nobody to read this and to try again, and the end of a machine's PID 1 is a panic.
+            _forget_own_locale()
             return _init(_Arguments(["init"]), words, problem=f"{error}; the whole command line is ignored")
         print(f"guestd: {error}\n{USAGE}guestd --help says more", file=sys.stderr)
         return EXIT_USAGE
+    if parsed.command in {"init", "serve"}:
+        _forget_own_locale()
     match parsed.command:
         case "init":
             return _init(parsed, words)
@@ -147,6 +150,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case _:
             sys.stdout.write(HELP)
             return EXIT_OK
+
+
+def _forget_own_locale() -> None:
+    """Take back what Python did to the environment where the locale is C (PEP 538).
+
+    It set LC_CTYPE before any of this ran. A job would inherit it, and a shell of an image that has no such locale
+    complains at each start.
+    """
+    value = os.environ.get("LC_CTYPE")
+    if value not in {"C.UTF-8", "C.utf8", "UTF-8"}:
+        return
+    try:
+        with open("/proc/self/environ", "rb") as stream:
+            given = stream.read().split(b"\0")
+    except OSError:
+        # PID 1 of a machine has no /proc yet, and what a kernel gives it has no such variable.
+        given = []
+    if f"LC_CTYPE={value}".encode() not in given:
+        del os.environ["LC_CTYPE"]
 
 
 def load(config: str | None, listen: Sequence[str] = (), workload: Sequence[str] = ()) -> Configuration:

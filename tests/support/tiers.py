@@ -168,6 +168,7 @@ TIERS = (
     Tier("system", "real processes, terminals, mounts, sockets", _tests, private="yes"),
     Tier("clients", "clients written from the protocol alone", _tests, private="yes"),
     Tier("package", "the built wheel, and what ships around it", _tests, private="if possible"),
+    Tier("image", "the Dockerfile, really built, and its containers", _tests, private="yes"),
 )
 
 
