@@ -78,7 +78,7 @@ def test_docker_stop_ends_what_runs_in_order(docker: Engine, small: str) -> None
     with running(docker, small, "--", "sh", "-c", script) as container:
         assert container.guestctl("exec", "--id", "job", "--detach", "--", "sleep", "1000").returncode == 0
         assert container.stop() == 0
-        assert any("stopping (SIGTERM" in line for line in container.lines), container.lines
+        assert any("guestd.stop: stopping (" in line for line in container.lines), container.lines
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("kill -9 $$", 128 + signal.SIGKILL)])
