@@ -10,6 +10,7 @@ from guestd._config_declare import choice, key, number, path, seconds, section, 
 from guestd._config_kinds import Boolean, Integer, ListOf, Octal, TableOf, Text
 from guestd._config_life import CommandLine, HealthCheck
 from guestd._config_mounts import Mount, Mounts, Storage
+from guestd._config_relay import Forward, Relay, RelayTable
 from guestd._config_section import Section
 from guestd._config_system import (
     Capability,
@@ -305,6 +306,11 @@ class Settings(Section):
     resume: Resume = section(Resume)
     telemetry: Telemetry = section(Telemetry)
     audit: Audit = section(Audit)
+    relay: Mapping[str, Relay] = key(
+        "Guest addresses whose connections lead to the host, or elsewhere; otlp, mcp, llm and egress come ready.",
+        RelayTable(), {}, "none",
+    )  # fmt: skip
+    forward: Forward = section(Forward)
 
     @property
     def spool_dir(self) -> str:

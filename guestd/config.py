@@ -136,6 +136,11 @@ def _together(settings: Settings, origins: Mapping[str, Origin]) -> Iterator[tup
             )
         else:
             yield "limits.tapes", f"is {tapes} bytes", f"expected at least twice command.tape, {2 * tape}"
+    if settings.relay:
+        from guestd._config_relay import relays_together
+
+        for name, what, fix in relays_together(settings.relay):
+            yield f"relay.{name}", what, fix
     if not settings.token_file:
         for address in settings.listen:
             if address.scheme == "tcp" and not is_loopback(address.host):

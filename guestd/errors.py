@@ -161,6 +161,20 @@ class MountFailed(GuestdError):
     http_status = 424
 
 
+class Refused(GuestdError):
+    """Nobody takes the connection that is to be passed on: no program listens there, or it does not answer."""
+
+    code = "refused"
+    http_status = 503
+
+
+class BrokenOff(GuestdError):
+    """The other end of a connection that was passed on broke it off: what came of it may not be all."""
+
+    code = "broken_off"
+    http_status = 502
+
+
 class ConfigError(GuestdError):
     """The configuration cannot be used; the message says which key, where, and what would be right."""
 
@@ -186,7 +200,7 @@ _BY_CODE: dict[str, type[GuestdError]] = {
     for cls in (
         InternalError, BadRequest, Unsupported, NotFound, Conflict, LimitReached, Unauthorized, Forbidden,
         FlowControl, BadOffset, ProtocolViolation, VersionMismatch, ShuttingDown, TimedOut, PeerTooSlow,
-        Unavailable, ConnectionLost, MountFailed, ConfigError,
+        Unavailable, ConnectionLost, MountFailed, Refused, BrokenOff, ConfigError,
     )
 }  # fmt: skip
 

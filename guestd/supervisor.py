@@ -29,7 +29,7 @@ import guestd
 from guestd.errors import ConfigError, GuestdError, ShuttingDown, Unsupported
 from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
-from guestd.process.handed import AGENT, INIT, take_handed
+from guestd.process.handed import AGENT, INIT, RELAY, take_handed
 from guestd.process.identity import Users
 from guestd.process.plan import write_oom_score_adj
 from guestd.process.reaper import Reaper
@@ -89,12 +89,7 @@ def serve(settings: Settings) -> int:
     try:
         has_token = access.has_token
         handed = take_handed(environ)
-        passed = [
-            fd
-            for name, fds in handed.items()
-            if name not in {INIT, AGENT} and not is_kept(name)
-            for fd in fds
-        ]
+        passed = [fd for name, fds in handed.items() if not _is_our_own(name) for fd in fds]
         listeners = passed_listeners(passed, has_token=has_token) or open_listeners(
             settings, has_token=has_token
         )
@@ -181,7 +176,7 @@ class _Supervisor:
                     base.start_soon(Watchdog(self._environ, self._beat).run)
                     async with trio.open_nursery() as outer:
                         await outer.start(jobs.run)
-                        await self._serve(session, identity, signals, leaving)
+                        await self._serve(session, identity, store, signals, leaving)
                         outer.cancel_scope.cancel()
                     base.cancel_scope.cancel()
         except BaseException:
@@ -201,19 +196,20 @@ class _Supervisor:
             reaper.close()
 
     async def _serve(
-        self, session: Session, identity: SessionPage, signals: object, leaving: trio.Event
+        self, session: Session, identity: SessionPage, store: FdStore, signals: object, leaving: trio.Event
     ) -> None:
         doors = Doors(session, self._access)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for listener in self._listeners:
                     accepting.start_soon(doors.accept, listener, connections)
-                self._ready(session, identity)
+                self._ready(session, identity, store)
                 if self._agents:
                     accepting.start_soon(self._let_guests_in, session, connections)
                 async with trio.open_nursery() as living:
                     living.start_soon(session.life.run)
                     living.start_soon(session.telemetry.run)
+                    living.start_soon(session.relays.run)
                     living.start_soon(_prepare)
                     living.start_soon(self._heed, session, signals)
                     living.start_soon(self._make_room, session, leaving)
@@ -221,6 +217,7 @@ class _Supervisor:
                     await session.life.stop.run(lambda: notify(self._environ, "STOPPING=1"))
                     with trio.move_on_after(_LAST_RECORDS):
                         await session.telemetry.finish(session.life.stop.cause)
+                    session.relays.end()
                     living.cancel_scope.cancel()
                 accepting.cancel_scope.cancel()
             connections.cancel_scope.cancel()
@@ -238,12 +235,13 @@ class _Supervisor:
     def _beat(self) -> None:
         notify(self._environ, "WATCHDOG=1")
 
-    def _ready(self, session: Session, identity: SessionPage) -> None:
+    def _ready(self, session: Session, identity: SessionPage, store: FdStore) -> None:
         notify(self._environ, "READY=1")
         sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
         sys.stderr.flush()
         # Imported only now, and there before the first request: nothing has waited since READY.
         from guestd.lifecycle.life import Life
+        from guestd.relay.relays import Relays
         from guestd.storage.mounts import may_mount
         from guestd.telemetry.telemetry import Telemetry
 
@@ -254,6 +252,10 @@ class _Supervisor:
         if identity.use is not None:
             life.take_over(identity.use)
         life.watch.changed = lambda: identity.note_use(life.watch.to_map())
+        session.relays = Relays(
+            session, lambda what: life.watch.touch("forward", what), life.events.say, store, self._handed
+        )
+        life.resume.menders["relays"] = session.relays.mend
         # What was imported stays: no collection need walk through it again.
         gc.freeze()
 
@@ -323,6 +325,11 @@ async def _prepare() -> None:
     await trio.sleep_forever()
 
 
+def _is_our_own(name: str) -> bool:
+    """Is it the name of what a supervisor has put aside for the next one, and not of a socket to be reached on?"""
+    return name in {INIT, AGENT} or name.startswith(RELAY) or is_kept(name)
+
+
 async def _first(signals: object) -> None:
     async for _ in signals:  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues]
         return
@@ -366,7 +373,8 @@ def _raise_fd_limit(settings: Settings) -> None:
     too low for as many jobs as the settings allow. Where it stays lower, fewer can run.
     """
     limits, kept = settings.limits, settings.command.retain_count
-    connections = limits.connections + settings.agent.connections
+    connections = limits.connections + settings.agent.connections + settings.forward.connections
+    connections += sum(2 * each.connections for each in settings.relay.values())
     wanted = FDS_OF_A_JOB * (limits.jobs + kept) + connections + FDS_IN_RESERVE
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < wanted:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from guestd.client.attachment import Attachment
 from guestd.client.backoff import Backoff, Notice
 from guestd.client.client import CAPTURE_LIMIT, Client, connect, over
+from guestd.client.forward import ForwardedStream
 from guestd.client.inbox import Began, Gap, InputState, Item, Output, Resized, Restore, Role
 from guestd.client.jobs import Completed, Event, ExecOptions, Job
 from guestd.client.resume import Followed, Request, follow, to_exec
@@ -29,6 +30,7 @@ __all__ = [
     "Event",
     "ExecOptions",
     "Followed",
+    "ForwardedStream",
     "Gap",
     "InputState",
     "Item",

@@ -10,6 +10,7 @@ import trio
 
 from guestd import __version__
 from guestd.client.connection import DEFAULT_WINDOW, Connection, identity
+from guestd.client.forward import ForwardOperations
 from guestd.client.inbox import Inbox
 from guestd.client.jobs import Completed, Job, collect, exec_fields
 from guestd.client.life import LifeOperations
@@ -40,7 +41,7 @@ AGENT = f"guestd-client {__version__}"
 CAPTURE_LIMIT = 16 * 1024 * 1024
 
 
-class Client(LifeOperations, MountOperations):
+class Client(LifeOperations, MountOperations, ForwardOperations):
     """One connection to one guest. Any number of tasks may use it at once."""
 
     def __init__(self, connection: Connection, hello: Hello) -> None:

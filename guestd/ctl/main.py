@@ -38,6 +38,7 @@ _COMMANDS = {
     "unmount": "guestd.ctl.mounts:unmount",
     "mounts": "guestd.ctl.mounts:mounts",
     "upgrade": "guestd.ctl.upgrade:upgrade",
+    "forward": "guestd.ctl.forward:forward",
 }
 
 

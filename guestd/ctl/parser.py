@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from guestd.ctl import arguments, life_arguments, mount_arguments
+from guestd.ctl import arguments, forward_arguments, life_arguments, mount_arguments
 from guestd.wire.address import DEFAULT_PORT, FORMS
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ Run commands and shells in a guest, come back to them, end them.
   mount      mount a file system in the guest
   unmount    take one down
   mounts     the file systems there are, and how they do
+  forward    reach a port of the guest from here
   status     the state of the guest
   busy       keep the session awake
   events     what has happened to the session
@@ -233,6 +234,7 @@ def _build() -> argparse.ArgumentParser:
     arguments.record(command("record", arguments.RECORD, "guestctl record ID FILE [--idle-limit S]"))
     command("status", "The state of the guest.", "guestctl status")
     mount_arguments.add(command)
+    forward_arguments.add(command)
     life_arguments.add(command)
     command("version", "The version of guestctl.", "guestctl version")
     return parser

@@ -17,6 +17,8 @@ UNNAMED = "unknown"
 INIT = "init"
 #: Sockets for the guest's own programs to connect to.
 AGENT = "agent"
+#: What begins the names of sockets that relays listen on.
+RELAY = "relay."
 
 
 def take_handed(environ: Mapping[str, str]) -> dict[str, list[int]]:

@@ -63,6 +63,7 @@ _TABLE: dict[str, Operation] = {
     "status": status.status,
     "upgrade": upgrade.upgrade,
     **{name: _late("mounts", name) for name in ("mount", "unmount", "mounts")},
+    "forward": _late("forward", "forward"),
     **{name: _late("lifecycle", name) for name in ("busy", "events", "timers", "stop", "resume")},
 }
 

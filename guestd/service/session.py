@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from guestd.lifecycle.upgrade import Upgrade
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
+    from guestd.relay.relays import Relays
     from guestd.service.bounds import Bounds
     from guestd.service.connection import Connection
     from guestd.session.jobs import Jobs
@@ -52,6 +53,8 @@ class Session:
     #: There from the first moment on in which anybody can ask for anything.
     life: Life = field(init=False)
     telemetry: Telemetry = field(init=False)
+    #: So are these.
+    relays: Relays = field(init=False)
 
     def hello(self, features: list[str], bounds: Bounds) -> Hello:
         return Hello(

@@ -73,6 +73,7 @@ def describe(session: Session) -> dict[str, Any]:
         "tasks": trio.lowlevel.current_statistics().tasks_living,
         **session.life.describe(),
         **session.telemetry.describe(),
+        **session.relays.describe(),
     }
 
 

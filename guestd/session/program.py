@@ -78,6 +78,12 @@ class Programs:
         self._container = container_environment(environment)
         #: Where telemetry is on.
         self.tracer: Tracer | None = None
+        self._session = settings.env
+        if settings.relay:
+            # Late: few have any.
+            from guestd.relay.plan import environment_of
+
+            self._session = {**environment_of(settings.relay), **settings.env}
         self._drop = list(capability_numbers(settings.command.drop_capabilities))
 
     def trace(self, request: ProgramRequest, mark: str) -> tuple[Trace | None, dict[str, str]]:
@@ -113,7 +119,7 @@ class Programs:
         extra = {**trace, JOB_ID: job_id, MARK: mark}
         if settings.agent.socket:
             extra[SOCKET] = f"unix:{settings.runtime_dir}/agent.sock"
-        env = job_environment(self._container, settings.env, request.env, identity, shell, extra)
+        env = job_environment(self._container, self._session, request.env, identity, shell, extra)
         argv = request.argv if request.argv is not None else [shell, "-c", request.shell or ""]
         return Plan(
             program=argv[0],

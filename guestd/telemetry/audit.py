@@ -34,8 +34,8 @@ _AGAIN, _AGAIN_MAX = 1.0, 60.0
 _WRITERS, _READERS = trio.CapacityLimiter(1), trio.CapacityLimiter(2)
 #: Kinds whose end alone is a record, which has their beginning in it. What is not here has two.
 _ONLY_END = frozenset({"job", "resume", "stop", "workload_start"})
-#: Kinds that are no deeds of their own: a request has said the same already.
-_UNRECORDED = frozenset({"attachment"})
+#: Kinds that are no deeds of their own: a request has said the same already, or the guest's own programs do it.
+_UNRECORDED = frozenset({"attachment", "forward", "relay"})
 
 
 class _Note(NamedTuple):

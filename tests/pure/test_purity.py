@@ -41,6 +41,10 @@ ROOMS = sorted(
         "telemetry/chain.py",
         "telemetry/redact.py",
         "telemetry/switch.py",
+        "relay/answers.py",
+        "relay/otlp_wire.py",
+        "relay/plan.py",
+        "relay/preface.py",
     )
     for file in ROOT.glob(pattern)
 )
