@@ -90,16 +90,18 @@ def serve(settings: Settings) -> int:
         has_token = access.has_token
         handed = take_handed(environ)
         passed = [fd for name, fds in handed.items() if not _is_our_own(name) for fd in fds]
-        listeners = passed_listeners(passed, has_token=has_token) or open_listeners(
-            settings, has_token=has_token
-        )
+        listeners = passed_listeners(passed, has_token=has_token)
+        listening = None
+        if not listeners:
+            listeners = open_listeners(settings, has_token=has_token)
+            listening = time.monotonic()
     except GuestdError as error:
         sys.stderr.write(f"guestd: {error.message}\n")
         return error.exit_status
     agents = passed_listeners(handed.get(AGENT, ()), has_token=has_token)
     if settings.agent.socket and not agents and (agent := open_agent_listener(settings)) is not None:
         agents.append(agent)
-    supervisor = _Supervisor(settings, access, listeners, agents, environ, early, handed)
+    supervisor = _Supervisor(settings, access, listeners, agents, environ, early, handed, listening)
     try:
         try:
             trio.run(supervisor.run, strict_exception_groups=True)
@@ -126,7 +128,9 @@ class _Supervisor:
         environ: Mapping[str, str],
         early: list[int],
         handed: Mapping[str, list[int]],
+        listening: float | None,
     ) -> None:
+        self._listening = listening
         self._early = early
         self._handed = handed
         self._settings = settings
@@ -237,10 +241,12 @@ class _Supervisor:
 
     def _ready(self, session: Session, identity: SessionPage, store: FdStore) -> None:
         notify(self._environ, "READY=1")
+        ready = time.monotonic()
         sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
         sys.stderr.flush()
         # Imported only now, and there before the first request: nothing has waited since READY.
         from guestd.lifecycle.life import Life
+        from guestd.lifecycle.timeline import Timeline
         from guestd.relay.relays import Relays
         from guestd.storage.mounts import may_mount
         from guestd.telemetry.telemetry import Telemetry
@@ -249,6 +255,13 @@ class _Supervisor:
         session.telemetry = Telemetry(session, self._programs, self._own, self._environ)
         life.mounts.changed = identity.note_mounts
         life.mounts.begin(may_mount(self._environ), identity.mounts)
+        life.timeline = Timeline(
+            self._environ,
+            listening=self._listening,
+            ready=ready,
+            tell=lambda state: notify(self._environ, state),
+        )
+        life.timeline.follow(life.events)
         if identity.use is not None:
             life.take_over(identity.use)
         life.watch.changed = lambda: identity.note_use(life.watch.to_map())

@@ -120,7 +120,7 @@ def show_size(size: float) -> str:
 
 def show_status(found: dict[str, Any]) -> str:
     """The state of a guest: what a person asks first, then whatever else it says."""
-    from guestd.ctl.show_life import show_activity
+    from guestd.ctl.show_life import show_activity, show_timeline
     from guestd.ctl.show_mounts import show_workspace
 
     jobs, tapes = _map(found, "jobs"), _map(found, "tapes")
@@ -141,6 +141,7 @@ def show_status(found: dict[str, Any]) -> str:
         ("listening", ", ".join(str(each) for each in found.get("listening") or ())),
         ("connections", str(found.get("connections", "?"))),
         ("boot", str(found.get("boot_id", "?"))),
+        *([("started", timeline)] if (timeline := show_timeline(found)) else []),
         ("session", f"{found.get('session_id', '?')}, generation {found.get('generation', '?')}"),
     ]
     return "\n".join(f"{name:<12}{printable(text)}" for name, text in lines)

@@ -75,6 +75,26 @@ def show_glance(found: dict[str, Any]) -> str:
     return "\n".join(f"{name:<12}{printable(text)}" for name, text in lines)
 
 
+#: By their names on the wire, as a person reads them.
+_PHASES = {
+    "init": "init", "listening": "listening", "serve": "serve started", "ready": "ready", "workload": "workload",
+    "healthy": "healthy",
+}  # fmt: skip
+
+
+def show_timeline(found: dict[str, Any]) -> str:
+    """`kernel 0.81 s, then init, +0.02 s listening, …`: how long each phase took; empty where nothing is known."""
+    times = {name: at for name, at in _map(found, "timeline").items() if isinstance(at, (int, float))}
+    words: list[str] = []
+    before: float | None = times.pop("kernel", None)
+    for name, at in sorted(times.items(), key=lambda each: each[1]):
+        words.append(_PHASES.get(name, name) + ("" if before is None else f" +{max(0.0, at - before):.3f} s"))
+        before = at
+    if not words:
+        return ""
+    return f"{', '.join(words)}; {before:.3f} s after the kernel began"
+
+
 def show_timers(activity: dict[str, Any]) -> str:
     """When it ends by itself."""
     idle, lifetime = activity.get("idle_timeout"), activity.get("lifetime")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 
 from guestd.init import listen, machine, mounts, world
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from guestd.config import Settings
     from guestd.init.console import Console
+    from guestd.init.host import Host
     from guestd.init.keeper import Keeper
     from guestd.init.network import Wanted
 
@@ -48,6 +50,10 @@ class Boot:
         self._environ = dict(os.environ)
         self._doors: listen.Doors | None = None
         self._oom_score_adj = ""
+        #: Phases of the boot, in seconds of the clock that begins with the kernel.
+        self.times = {"init": console.since}
+        #: Whoever made this machine, where it wants to be told.
+        self.host: Host | None = None
 
     def _try(self, what: str, act: Callable[..., object], *arguments: object) -> None:
         try:
@@ -73,12 +79,15 @@ class Boot:
         self._doors = doors = self._doors or listen.Doors(settings, self._listen_to, listening)
         self._try("listening", doors.open, self._say)
         # Here everybody who connects can wait; from here on nobody waits for us.
+        self.times.setdefault("listening", time.monotonic())
         self._say(f"this is a {self.world} ({why})")
         if first:
             self._try("links in /dev", mounts.link_devices, self._say)
         if self.world == world.CONTAINER:
             self._oom_score_adj = _protect()
         if self.world == world.MACHINE:
+            self.times["kernel"] = 0.0
+            self._try("telling the host", self._tell_host)
             self._set_up_machine(settings)
         elif self.world == world.PROCESS:
             from guestd.init import libc
@@ -109,6 +118,8 @@ class Boot:
             files=files,
             oom_score_adj=self._oom_score_adj,
             store_max=min(settings.init.fd_store, max(0, now_files - _FILES_RESERVED) // 2),
+            host=self.host,
+            times=self.times,
         )
         for fd, name in stored:
             keeper.store.add(name, [fd], watch=False)
@@ -142,6 +153,15 @@ class Boot:
                 os.dup2(other, fd)
                 os.close(other)
         os.chdir("/")
+
+    def _tell_host(self) -> None:
+        from guestd.init import host
+
+        address = host.address(self._environ, _read("/proc/cmdline"))
+        if address and self.host is None:
+            self.host = host.Host(address, self._say)
+            phases = "\n".join(host.phase(name.upper(), self.times[name]) for name in ("init", "listening"))
+            self.host.tell(f"STATUS=listening\n{phases}\n")
 
     def _set_up_machine(self, settings: Settings) -> None:
         from guestd.init import libc, network

@@ -23,7 +23,7 @@ _LINE_MAX = 1000
 
 class Console:
     def __init__(self, since: float) -> None:
-        self._since = since
+        self.since = since
         self._fd = _STDERR
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLOUT)
@@ -45,7 +45,7 @@ class Console:
             text = f"({self.unsaid} lines before this one found no room) {text}"
         # What others have written (a status, a name) must not make two lines of one, or move a terminal's cursor.
         clean = "".join(each if each.isprintable() else "?" for each in text[:_LINE_MAX])
-        line = f"guestd init: [{(time.monotonic() - self._since) * 1000:7.0f} ms] {clean}\n"
+        line = f"guestd init: [{(time.monotonic() - self.since) * 1000:7.0f} ms] {clean}\n"
         try:
             ready = self._poll.poll(0)
             if ready and ready[0][1] & select.POLLOUT:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from guestd.config import Settings
     from guestd.init.console import Say
+    from guestd.init.host import Host
     from guestd.init.listen import Doors
 
 #: Settings that cannot be used (EX_CONFIG).
@@ -28,6 +29,8 @@ BAD_SETTINGS = 78
 _BAD_SETTINGS_RETRY = 5.0
 #: What a serve that was asked to stop may take beyond its grace.
 _LAST_STEPS = 5.0
+#: What serve tells of its own phases is for the host.
+_OURS = "X_GUESTD_"
 
 
 class Keeper:
@@ -46,6 +49,8 @@ class Keeper:
         files: tuple[int, int],
         oom_score_adj: str,
         store_max: int,
+        host: Host | None,
+        times: dict[str, float],
     ) -> None:
         self.settings = settings
         self.doors = doors
@@ -80,6 +85,8 @@ class Keeper:
         self._losing = False
         #: A service manager above us: where it listens, if there is one.
         self._above = environ.pop("NOTIFY_SOCKET", "")
+        self._host = host
+        self._times = times
 
     # ------------------------------------------------------------------------------------------------------- starting
 
@@ -95,6 +102,8 @@ class Keeper:
         environ = dict(self._environ)
         environ["NOTIFY_SOCKET"] = self.notify.address
         environ["FDSTORE"] = str(self.store.most)
+        times = {**self._times, "serve": now}
+        environ["GUESTD_BOOT_TIMES"] = " ".join(f"{name}={at:.6f}" for name, at in times.items())
         if init.watchdog:
             environ["WATCHDOG_USEC"] = str(int(init.watchdog * 1_000_000))
         fds = [
@@ -178,6 +187,8 @@ class Keeper:
             self._before = None
             self._say(f"serve is ready after {(now - self._started_at) * 1000:.0f} ms")
             self._tell_above("READY=1")
+            if self._host is not None:
+                self._tell_host_of_ready(self._host, now)
         if words.get("WATCHDOG") == "1":
             watch.beat(now)
         elif words.get("WATCHDOG") == "trigger":
@@ -186,7 +197,16 @@ class Keeper:
             watch.extend(now, int(more) / 1_000_000)
         if words.get("STOPPING") == "1":
             self._tell_above("STOPPING=1")
+            if self._host is not None:
+                self._host.tell("STOPPING=1\n")
+        if self._host is not None and (ours := [each for each in words.items() if each[0].startswith(_OURS)]):
+            self._host.tell("".join(f"{name}={value}\n" for name, value in ours))
         # BARRIER=1: its descriptor is closed with the message, when all that came before it has been heeded.
+
+    def _tell_host_of_ready(self, host: Host, now: float) -> None:
+        from guestd.init.host import phase
+
+        host.tell(f"READY=1\n{phase('SERVE', self._started_at)}\n{phase('READY', now)}\n")
 
     def _tell_above(self, state: str) -> None:
         if self._above:

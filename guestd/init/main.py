@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How long a loop that fails at every turn waits, so as not to do only that.
 _AFTER_FAILURE = 0.1
+#: For the host to take the last word of all.
+_LAST_WORD = 1.0
 
 
 def run(
@@ -87,7 +89,8 @@ class _Init:
         keeper = self._keeper
         self._register(keeper)
         asked_at = time.monotonic()
-        due = min(keeper.due, self._stop_due)
+        host = self._boot.host
+        due = min(keeper.due, self._stop_due, life.NEVER if host is None else host.due)
         # After a failure what woke us may be half done: look again at once, and not only when something new happens.
         wait, self._failed = 0 if self._failed else life.poll_milliseconds(asked_at, due), False
         events = dict(self._poll.poll(wait))
@@ -106,6 +109,8 @@ class _Init:
         self._do("telling serve", keeper.flush)
         self._do("what serve asks for", self._answer, keeper)
         self._do("what is due", keeper.act, now)
+        if host is not None:
+            self._do("telling the host", host.go, now)
         self._do("the stop", self._end_stop, keeper, now)
         if self._failed:
             time.sleep(_AFTER_FAILURE)
@@ -133,6 +138,8 @@ class _Init:
             wanted[keeper.sock.fileno()] = select.POLLIN | (select.POLLOUT if keeper.pressed else 0)
         for fd in keeper.store.watched:
             wanted[fd] = 0  # POLLHUP and POLLERR come unasked
+        if self._boot.host is not None and self._boot.host.fd >= 0:
+            wanted[self._boot.host.fd] = select.POLLOUT
         for fd in self._polled.keys() - wanted.keys():
             self._poll.unregister(fd)
         for fd, mask in wanted.items():
@@ -229,6 +236,10 @@ class _Init:
             self._do(what, act)
         self._do("ending processes", end.end_processes, self._boot.world, self._say, self._signals)
         self._do("storage", end.end_storage, self._boot.world, self._say, self._signals, self._boot.at_boot)
+        if self._boot.host is not None:
+            # Whoever hears this knows that everything is on its disks.
+            self._boot.host.tell(f"EXIT_STATUS={status}\nX_GUESTD_END={how}\n")
+            self._do("telling the host", self._boot.host.finish, _LAST_WORD)
         return end.leave(self._boot.world, how, status, self._say)
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from guestd.lifecycle.resume import Peer as ResumePeer
     from guestd.lifecycle.resume import Resumable
     from guestd.lifecycle.stop import Peer as StopPeer
+    from guestd.lifecycle.timeline import Timeline
     from guestd.lifecycle.workload import Workload
     from guestd.session.jobs import Jobs
 
@@ -58,6 +59,7 @@ class Life:
         self.watch = Watch(limits, jobs, self.events, clock, lambda: session.requested)
         self.stop = Stop(settings, jobs, self.events, clock, session.connections)
         self.resume = Resume(settings, session, jobs, self.events, self.watch)
+        self.timeline: Timeline | None = None
         self.workload: Workload | None = None
         if settings.workload.command:
             from guestd.lifecycle.workload import Workload
@@ -91,6 +93,7 @@ class Life:
             "workspace": {**self.mounts.workspace(), "there": None},
             "workload": None if self.workload is None else self.workload.describe(),
             "stopping": stop.cause if stop.asked.is_set() else None,
+            "timeline": {} if self.timeline is None else self.timeline.describe(),
         }
 
     def take_over(self, before: Mapping[str, Any]) -> None:

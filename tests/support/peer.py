@@ -52,15 +52,31 @@ def dial(address: str) -> socket.socket:
             sock, target = socket.socket(socket.AF_INET), (where.host, where.port)
         case "vsock":
             sock, target = socket.socket(socket.AF_VSOCK), (where.cid, where.port)
+        case "hybrid":
+            sock, target = socket.socket(socket.AF_UNIX), where.path
         case _:
             raise ValueError(address)
     sock.settimeout(PATIENCE)
     try:
         sock.connect(target)
+        if where.scheme == "hybrid":
+            _knock(sock, where.port)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _knock(sock: socket.socket, port: int) -> None:
+    """What comes behind the answer's line is the guest's."""
+    sock.sendall(b"CONNECT %d\n" % port)
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = sock.recv(1)
+        if not piece:
+            raise ConnectionRefusedError(f"nobody listens on port {port} of the guest")
+        line += piece
+    assert line.startswith(b"OK "), line
 
 
 class Raw:

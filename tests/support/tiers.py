@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 
+#: A tier's own preparation says with this that it cannot run here (sysexits' EX_UNAVAILABLE).
+CANNOT = 69
 #: Pytest's exit status when it ran no test.
 _FOUND_NOTHING = 5
 
@@ -134,6 +136,24 @@ def _call(command: Sequence[str]) -> int:
     return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
 
 
+def _machines(tier: Tier, arguments: Sequence[str]) -> Result:
+    """A tier of pytest's that needs machines, which are made before it: no test's time is spent on that."""
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.vm"],
+        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    why = done.stdout.strip()
+    if done.returncode == CANNOT:
+        return Result(tier.name, "SKIPPED", 0, why=why)
+    if done.returncode != 0:
+        return Result(tier.name, "FAILED", time.monotonic() - start, why=f"no machine could be made: {why}")
+    print(f"the machine was made, or found, in {time.monotonic() - start:.1f} s")
+    result = _tests(tier, arguments)
+    result.seconds = time.monotonic() - start
+    return result
+
+
 @cache
 def _no_namespace() -> str | None:
     return namespace.unavailable()
@@ -145,7 +165,9 @@ def _program(name: str, *arguments: str) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------------------- tiers
 
-_SHELL_SCRIPTS = ("tests/run", "image/opt", "image/try", "image/venv", ".ci/run")
+_SHELL_SCRIPTS = (
+    "tests/run", "image/build", "image/opt", "image/run", "image/try", "image/venv", "image/vm/init.sh", ".ci/run",
+)  # fmt: skip
 
 TIERS = (
     Tier(
@@ -167,6 +189,7 @@ TIERS = (
     Tier("aio", "Trio with memory streams and a jumping clock", _tests, quick=True),
     Tier("system", "real processes, terminals, mounts, sockets", _tests, private="yes"),
     Tier("clients", "clients written from the protocol alone", _tests, private="yes"),
+    Tier("vm", "real kernels in machines of their own, guestd as PID 1", _machines, private="if possible"),
     Tier("package", "the built wheel, and what ships around it", _tests, private="if possible"),
     Tier("image", "the Dockerfile, really built, and its containers", _tests, private="yes"),
 )

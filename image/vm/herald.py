@@ -1,0 +1,86 @@
+"""The host's end of what a guest tells of its boot: systemd's notification protocol, each message a connection.
+
+A guest that was given the credential `vmm.notify_socket` (`vsock:2:PORT`) connects to that port of the host, says its
+lines and hangs up. Behind vhost-device-vsock, Firecracker and Cloud Hypervisor the port is a Unix socket beside theirs.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from image.vm.failure import Failure
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_MESSAGE_MAX = 65536
+_BACKLOG = 64
+
+
+class Herald:
+    """`seen` is all that was told: the last value of each word, and when it came by the host's clock."""
+
+    def __init__(self, hybrid: Path | None, port: int) -> None:
+        self.port = port
+        self.seen: dict[str, str] = {}
+        self.at: dict[str, float] = {}
+        self.messages: list[str] = []
+        if hybrid is not None:
+            self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            self._sock.bind(f"{hybrid}_{port}")
+        else:
+            self._sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            self._sock.bind((socket.VMADDR_CID_ANY, port))
+        self._sock.listen(_BACKLOG)
+
+    @property
+    def credential(self) -> str:
+        return f"vsock-stream:2:{self.port}"
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def forget(self) -> None:
+        """A machine that starts again tells it all again."""
+        self.seen.clear()
+        self.at.clear()
+
+    def wait(self, word: str, seconds: float, ended: int | None = None) -> str:
+        """Until that word has been told. `ended`: a pidfd; what it is of must not end before."""
+        due = time.monotonic() + seconds
+        while word not in self.seen:
+            watched = [self._sock.fileno(), *([] if ended is None else [ended])]
+            ready, _, _ = select.select(watched, [], [], max(0.0, due - time.monotonic()))
+            if self._sock.fileno() in ready:
+                self.read()
+            elif ready:
+                raise Failure(f"the machine ended before it said {word}")
+            else:
+                raise Failure(f"the machine has not said {word} within {seconds:.0f} s")
+        return self.seen[word]
+
+    def read(self) -> None:
+        """One message; there is one."""
+        sock, _ = self._sock.accept()
+        with sock:
+            sock.settimeout(_MESSAGE_SECONDS)
+            data = b""
+            try:
+                while len(data) < _MESSAGE_MAX and (piece := sock.recv(_MESSAGE_MAX)):
+                    data += piece
+            except TimeoutError:
+                pass  # what was told so far counts
+        text = data.decode("utf-8", "replace")
+        self.messages.append(text)
+        now = time.monotonic()
+        for line in text.splitlines():
+            name, equals, value = line.partition("=")
+            if equals:
+                self.seen[name] = value
+                self.at[name] = now
+
+
+_MESSAGE_SECONDS = 5.0

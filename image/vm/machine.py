@@ -1,0 +1,250 @@
+"""One machine: the processes that it consists of on this side, and the folder they meet in.
+
+All of them end with the process that started them, however that ends; what a machine leaves in /tmp when its starter
+was killed, the next start takes away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image.vm import debian, qemu
+from image.vm.failure import Failure, find, has, shown
+from image.vm.herald import Herald
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Self
+
+    from image.vm.manifest import Manifest
+    from image.vm.qemu import Hardware
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_PR_SET_PDEATHSIG = 1
+_PREFIX = "guestd-machine-"
+_CID = 3
+#: A port that the guest is told of, on which nothing else listens here.
+_HERALD_PORT = 9999
+#: From starting a helper to its socket; far above the milliseconds that it takes.
+_HELPER_SECONDS = 20.0
+_LOOK_AGAIN = 0.005
+#: From QEMU's start to READY. Under emulation, on a machine that is busy with something else.
+BOOT_SECONDS = 120.0
+_END_SECONDS = 60.0
+
+
+class Machine:
+    """Started by `with`; `address` is where its guestd is reached. Who leaves the block early pulls the plug."""
+
+    def __init__(self, manifest: Manifest, hardware: Hardware) -> None:
+        self.manifest = manifest
+        self.hardware = hardware
+        self.folder = Path()
+        self.started = 0.0
+        self._undo = contextlib.ExitStack()
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._ended = -1
+        self._monitor: qemu.Monitor | None = None
+        self.herald: Herald
+
+    # ----------------------------------------------------------------------------------------------------- its start
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            self.folder = _runtime_folder(undo)
+            self.console.touch()
+            vsock = self._start_vsock(undo)
+            share = self._start_share(undo)
+            credentials = {"vmm.notify_socket": self.herald.credential, **self.hardware.credentials}
+            command = qemu.command(
+                self.manifest,
+                _with(self.hardware, credentials),
+                monitor=self.folder / "monitor", console=self.console, vsock=vsock, share=share,
+            )  # fmt: skip
+            self.started = time.monotonic()
+            process = self._start(undo, "qemu", command)
+            self._ended = os.pidfd_open(process.pid)
+            undo.callback(os.close, self._ended)
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def _start_vsock(self, undo: contextlib.ExitStack) -> Path | int:
+        if os.access("/dev/vhost-vsock", os.R_OK | os.W_OK):
+            self._cid = secrets.randbelow(1 << 30) + _CID
+            self.herald = Herald(None, secrets.randbelow(1 << 30) + 1024)
+            undo.callback(self.herald.close)
+            return self._cid
+        self._cid = 0
+        hybrid = self.folder / "vsock"
+        self.herald = Herald(hybrid, _HERALD_PORT)
+        undo.callback(self.herald.close)
+        device = self.folder / "vsock.device"
+        self._start(
+            undo,
+            "vsock",
+            [vsock_device(), f"--guest-cid={_CID}", f"--socket={device}", f"--uds-path={hybrid}"],
+        )
+        self._wait_for(device, "vsock")
+        return device
+
+    def _start_share(self, undo: contextlib.ExitStack) -> Path | None:
+        workspace = self.hardware.workspace
+        if workspace is None or not workspace.is_dir():
+            return None
+        path = self.folder / "share.device"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as listener:
+            listener.bind(str(path))
+            listener.listen(1)
+            # It is there before the program: nobody has to wait for it.
+            command = [
+                find("virtiofsd"),
+                f"--fd={listener.fileno()}",
+                "-o",
+                f"source={workspace}",
+                "-o",
+                "cache=auto",
+            ]
+            self._start(undo, "share", command, pass_fds=(listener.fileno(),))
+        return path
+
+    def _start(
+        self, undo: contextlib.ExitStack, name: str, command: Sequence[str], pass_fds: Sequence[int] = ()
+    ) -> subprocess.Popen[bytes]:
+        with self._log(name).open("wb") as log:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=pass_fds,
+                # Out of the terminal's reach, and never without us.
+                start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509  there is one thread
+            )  # fmt: skip
+        self._children[name] = process
+        undo.callback(_end, process)
+        return process
+
+    def _wait_for(self, path: Path, name: str) -> None:
+        due = time.monotonic() + _HELPER_SECONDS
+        while not path.exists():
+            if self._children[name].poll() is not None or time.monotonic() > due:
+                raise Failure(
+                    f"the device {name} did not start: {self._log(name).read_text(errors='replace')}"
+                )
+            time.sleep(_LOOK_AGAIN)
+
+    # ------------------------------------------------------------------------------------------------------- its life
+
+    @property
+    def address(self) -> str:
+        port = self.manifest.port
+        return f"vsock:{self._cid}:{port}" if self._cid else f"hybrid:{self.folder}/vsock:{port}"
+
+    @property
+    def console(self) -> Path:
+        """What the machine's first serial line says."""
+        return self.folder / "console"
+
+    @property
+    def running(self) -> bool:
+        return self._children["qemu"].poll() is None
+
+    def pid(self, name: str) -> int:
+        return self._children[name].pid
+
+    def _log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
+
+    @property
+    def monitor(self) -> qemu.Monitor:
+        if self._monitor is None:
+            self._monitor = qemu.Monitor(self.folder / "monitor")
+            self._undo.callback(self._monitor.close)
+        return self._monitor
+
+    def wait_for(self, word: str, seconds: float = BOOT_SECONDS) -> str:
+        """Until the guest has told that. Failure has the end of its console."""
+        try:
+            return self.herald.wait(word, seconds, self._ended)
+        except Failure as failure:
+            raise Failure(f"{failure}; {self.last_words()}") from None
+
+    def wait_until_ready(self) -> float:
+        """Seconds since QEMU was started."""
+        self.wait_for("READY")
+        return self.herald.at["READY"] - self.started
+
+    def wait_for_end(self, seconds: float = _END_SECONDS) -> int:
+        """QEMU's exit status, when the machine has switched itself off."""
+        try:
+            return self._children["qemu"].wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"the machine has not ended within {seconds:.0f} s; {self.last_words()}") from None
+
+    def power_button(self) -> None:
+        self.monitor.ask("system_powerdown")
+
+    def last_words(self) -> str:
+        """For a failure's text."""
+        lines = self.console.read_text(errors="replace").splitlines()[-25:]
+        told = self._log("qemu").read_text(errors="replace").strip()
+        return "\n".join(["its console:", *lines, *([f"QEMU: {told}"] if told else [])])
+
+    def describe(self) -> str:
+        args = self._children["qemu"].args
+        assert isinstance(args, list)
+        return shown([str(each) for each in args])
+
+
+def vsock_device() -> str:
+    """vhost-device-vsock: this machine's, or that of Debian sid, which needs nothing newer than what Debian 12 has."""
+    if has("vhost-device-vsock"):
+        return find("vhost-device-vsock")
+    return str(debian.unpacked("vhost-device-vsock", "sid") / "usr/bin/vhost-device-vsock")
+
+
+def _with(hardware: Hardware, credentials: dict[str, str]) -> Hardware:
+    import dataclasses
+
+    return dataclasses.replace(hardware, credentials=credentials)
+
+
+def _runtime_folder(undo: contextlib.ExitStack) -> Path:
+    """A short path, because a socket's has at most 107 bytes. It is locked while somebody uses it."""
+    base = Path(tempfile.gettempdir())
+    for old in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            fd = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(fd).st_uid == os.getuid():
+                    shutil.rmtree(old, ignore_errors=True)
+            finally:
+                os.close(fd)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+    undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    undo.callback(os.close, fd)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    return folder
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()

@@ -1,0 +1,176 @@
+"""`image/run`: one machine, until it ends or is told to."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image.vm import manifest, vmm
+from image.vm.failure import Failure, run, say
+from image.vm.machine import Machine
+from image.vm.qemu import Hardware
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+USAGE = """\
+image/run DIR [options]                                 a machine under QEMU
+image/run DIR --write firecracker|cloud-hypervisor      its configuration, for those
+
+DIR is what image/build has made. Ctrl+C, SIGTERM and the end of this program press the machine's power button."""
+#: What guestd gives its programs, its disks and itself, and some for a slow machine.
+_STOP_SECONDS = 60.0
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+class _Stopped(Exception):
+    pass
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="image/run", usage=USAGE, allow_abbrev=False)
+    parser.add_argument("built", type=Path, metavar="DIR")
+    add_hardware(parser)
+    parser.add_argument(
+        "--network", default="none", metavar="none|user|TAP",
+        help="user: outwards only, QEMU's own; TAP: the name of one, for the others (none)",
+    )  # fmt: skip
+    parser.add_argument("--append", default="", metavar="WORDS", help="more for the kernel's command line")
+    parser.add_argument(
+        "--credential",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="one of systemd's system credentials",
+    )
+    parser.add_argument(
+        "--no-reboot", action="store_true", help="when the machine starts again, that is its end"
+    )
+    parser.add_argument("--console", action="store_true", help="show what it says on its console")
+    parser.add_argument("--json", action="store_true", help="print where it is reached as JSON")
+    parser.add_argument(
+        "--write", choices=("firecracker", "cloud-hypervisor"), help="print its configuration instead"
+    )
+    parser.add_argument(
+        "--vsock",
+        type=Path,
+        default=Path("vsock"),
+        metavar="PATH",
+        help="with --write: the Unix socket (vsock)",
+    )
+    given = parser.parse_args(arguments)
+    found = manifest.read(given.built)
+    hardware = Hardware(
+        memory=given.memory, cpus=given.cpus, workspace=workspace_of(given.workspace), network=given.network,
+        append=given.append, credentials=dict(_credential(each) for each in given.credential),
+        reboots=not given.no_reboot,
+    )  # fmt: skip
+    if given.write:
+        write = vmm.firecracker if given.write == "firecracker" else vmm.cloud_hypervisor
+        print(json.dumps(write(found, hardware, given.vsock), indent=1))
+        return 0
+    if hardware.network not in {"none", "user"}:
+        raise Failure(
+            f"QEMU is given no TAP here ({hardware.network}): --network user, or --write for another hypervisor"
+        )
+    found.check()
+    return _run(found, hardware, console=given.console, as_json=given.json)
+
+
+def add_hardware(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--memory", type=_mebibytes, default=1024, metavar="SIZE", help="(1G)")
+    parser.add_argument("--cpus", type=int, default=2, metavar="N", help="(2)")
+    parser.add_argument(
+        "--workspace", metavar="WHERE",
+        help="a folder that is shared, or a disk: a file, made when it is not there (FILE or FILE:SIZE, 10G)",
+    )  # fmt: skip
+
+
+def _mebibytes(text: str) -> int:
+    return size(text if text[-1:] in "KMGT" else f"{text}M") >> 20
+
+
+def size(text: str) -> int:
+    """`512M`, `10G`, a number of bytes."""
+    unit = text[-1:].upper() if text[-1:].isalpha() else ""
+    digits = text[: len(text) - len(unit)]
+    if not digits.isdecimal() or unit not in _UNITS:
+        raise Failure(f"{text!r} is no size; write 512M or 10G")
+    return int(digits) * _UNITS[unit]
+
+
+def _credential(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise Failure(f"--credential {text}: NAME=VALUE is wanted")
+    return name, value
+
+
+def workspace_of(text: str | None) -> Path | None:
+    """The folder or the disk; a disk that is not there is made, with the label that the guest looks for."""
+    if text is None:
+        return None
+    name, colon, wanted = text.rpartition(":")
+    path = Path(name if colon else text).absolute()
+    if path.is_dir() or path.is_file():
+        return path
+    if not path.parent.is_dir():
+        raise Failure(f"there is no folder {path.parent} for the workspace {path.name}")
+    make_disk(path, size(wanted) if colon else 10 << 30)
+    return path
+
+
+def make_disk(path: Path, length: int) -> None:
+    """An empty ext4, as large as it says and as small as it is full. Its owner is the user that commands run as."""
+    fresh = path.with_name(f".{path.name}.new")
+    with fresh.open("wb") as file:
+        file.truncate(length)
+    try:
+        run(
+            "mke2fs", "-q", "-t", "ext4", "-L", manifest.WORKSPACE, "-m", "0",
+            "-E", "lazy_itable_init=1,lazy_journal_init=1", fresh,
+        )  # fmt: skip
+        fresh.rename(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _run(found: manifest.Manifest, hardware: Hardware, *, console: bool, as_json: bool) -> int:
+    def stop(number: int, _frame: object) -> None:
+        raise _Stopped(number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, stop)
+    with contextlib.ExitStack() as undo:
+        machine = undo.enter_context(Machine(found, hardware))
+        try:
+            if console:
+                tail = subprocess.Popen(["tail", "-c", "+1", "-F", machine.console], stdout=sys.stderr)
+                undo.callback(tail.wait)
+                undo.callback(tail.kill)
+            took = machine.wait_until_ready()
+            if as_json:
+                print(
+                    json.dumps(
+                        {"address": machine.address, "ready": round(took, 3), "pid": machine.pid("qemu")}
+                    )
+                )
+            else:
+                say(f"the machine is ready after {took:.1f} s")
+                print(f"guestctl --to {machine.address} shell")
+            sys.stdout.flush()
+            while True:
+                with contextlib.suppress(Failure):
+                    return machine.wait_for_end(3600.0)
+        except _Stopped:
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+                signal.signal(number, signal.SIG_DFL)
+            machine.power_button()
+            return machine.wait_for_end(_STOP_SECONDS)

@@ -1,0 +1,28 @@
+"""One machine serves all tests that leave it as it was; who ends one has one of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import vm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _machines() -> None:
+    why = vm.unavailable()
+    if why is not None:
+        pytest.fail(f"no machine can be started here: {why}", pytrace=False)
+    vm.built()
+
+
+@pytest.fixture(scope="session")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vm.Guest]:
+    """Shared. With a disk as its workspace, and a network that leads to the host."""
+    disk = vm.disk(tmp_path_factory.mktemp("workspace") / "workspace.img")
+    with vm.running(disk, network="user", append="guestd.init.modules=vsock_loopback") as found:
+        yield found
