@@ -20,13 +20,14 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 import trio
 
 import guestd
-from guestd.errors import ConfigError, GuestdError, ShuttingDown, Unsupported
+from guestd.errors import ConfigError, Conflict, GuestdError, ShuttingDown, Unsupported
 from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
 from guestd.process.handed import AGENT, INIT, RELAY, take_handed
@@ -149,7 +150,9 @@ class _Supervisor:
         self._own = own = users.own_identity()
         spawner = Spawner(own, reaper)
         _protect(settings.supervisor.oom_score_adj, spawner)
-        store = FdStore(self._environ)
+        store = FdStore(
+            self._environ, {name: len(fds) for name, fds in self._handed.items() if is_kept(name)}
+        )
         identity = SessionPage.find(self._handed, store)
         statuses = Statuses(next(iter(self._handed.get(INIT, ())), None), _clock)
         self._programs = programs = Programs(settings, users, own, os.environb)
@@ -252,6 +255,7 @@ class _Supervisor:
         from guestd.telemetry.telemetry import Telemetry
 
         session.life = life = Life(session)
+        session.upgrade.hindrance = partial(_hindrance, session)
         session.telemetry = Telemetry(session, self._programs, self._own, self._environ)
         life.mounts.changed = identity.note_mounts
         life.mounts.begin(may_mount(self._environ), identity.mounts)
@@ -284,6 +288,9 @@ class _Supervisor:
                 for connection in session.connections:
                     farewells.start_soon(connection.goodbye, error)
         await session.telemetry.hand_over()
+        if session.life.stop.asked.is_set():
+            # Asked for in that moment: the end goes on to its own end, and there is nothing to make room for.
+            return
         raise _MakeRoom
 
     async def _heed(self, session: Session, signals: object) -> None:
@@ -321,6 +328,20 @@ async def _heed_hang_ups(
                 _log.warning("the settings were not read again: %s", error.message)
             else:
                 session.upgrade.go(None)
+
+
+def _hindrance(session: Session) -> GuestdError | None:
+    """Why this supervisor cannot be replaced at present."""
+    if session.life.stop.asked.is_set():
+        return ShuttingDown("the session is stopping: nothing takes guestd's place any more")
+    lost = [job.id for job in session.jobs if job.result is None and not job.survives]
+    if lost:
+        named = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
+        return Conflict(
+            f"{len(lost)} jobs run that would not survive it ({named}): whoever keeps guestd's descriptors had no"
+            " room for theirs (init.fd_store); end them, or wait for their end"
+        )
+    return None
 
 
 class _MakeRoom(Exception):

@@ -9,7 +9,9 @@ not become ready.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,6 +23,7 @@ from guestd.process.plan import Plan
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from guestd.errors import GuestdError
     from guestd.process.identity import Identity
     from guestd.process.reaper import Exit
     from guestd.process.spawn import Spawner
@@ -47,6 +50,8 @@ class Upgrade:
         self._own = own
         self._leave = leave
         self._busy = False
+        #: What is in the way of any replacement now.
+        self.hindrance: Callable[[], GuestdError | None] = _nothing
 
     def check_possible(self, program: Sequence[str] | None) -> None:
         """Raises Unsupported where nobody would start the next one."""
@@ -70,6 +75,7 @@ class Upgrade:
             raise Conflict(
                 "an upgrade is under way already; ask `guestctl status` for the version that came of it"
             )
+        self._check_hindrance()
         self._busy = True
         try:
             # As this one was started, with `check` in place of `serve`: the settings it sees are those.
@@ -80,9 +86,16 @@ class Upgrade:
                     f"the new version cannot use this one's settings, and this one goes on: {' '.join(words)!r} ended"
                     f" with status {status}: {said.strip()}"
                 )
+            # Meanwhile somebody may have asked for the end, which goes on to its own end.
+            self._check_hindrance()
         except BaseException:
             self._busy = False
             raise
+
+    def _check_hindrance(self) -> None:
+        error = self.hindrance()
+        if error is not None:
+            raise error
 
     def go(self, program: Sequence[str] | None) -> None:
         """Make room for it."""
@@ -93,6 +106,7 @@ class Upgrade:
     async def _run(self, words: Sequence[str]) -> tuple[int, str]:
         read, write = os.pipe2(os.O_CLOEXEC)
         ended = trio.Event()
+        pid = 0
         status: list[int | None] = []
 
         def told(exit: Exit) -> None:  # noqa: A002  it is what the reaper calls it
@@ -106,7 +120,7 @@ class Upgrade:
         try:
             with trio.fail_after(_PATIENCE):
                 try:
-                    await self._spawner.start(plan, told)
+                    pid = await self._spawner.start(plan, told)
                 finally:
                     os.close(write)
                 os.set_blocking(read, False)
@@ -125,6 +139,10 @@ class Upgrade:
             ) from None
         finally:
             os.close(read)
+            if pid and not ended.is_set():
+                # It leads a session of its own. Nobody else has reaped it, so the number is still its own.
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
         code = status[0] if status[0] is not None else -1
         return os.waitstatus_to_exitcode(code) if code >= 0 else code, said.decode(errors="replace")
 
@@ -141,3 +159,7 @@ def _config_of(arguments: Sequence[str]) -> list[str]:
         elif word.startswith("--config="):
             found.append(word)
     return found
+
+
+def _nothing() -> None:
+    return None

@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import trio
 
@@ -37,6 +37,14 @@ _CORE = 0x80
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class Witness(Protocol):
+    """Where a child writes its own number as soon as it is born, and its status is written before it is taken."""
+
+    @property
+    def witnessed(self) -> int: ...
+    def exits(self, status: int) -> None: ...
+
+
 class Exit(NamedTuple):
     """How a child ended: the kernel's words."""
 
@@ -56,6 +64,7 @@ class Reaper:
         self._clock = clock
         self._expected: dict[int, Callable[[Exit], None]] = {}
         self._noting: dict[int, Callable[[int], None]] = {}
+        self._witnesses: set[Witness] = set()
         # While a spawn is under way in a thread, its child may end before anybody has said to expect it.
         self._spawning = 0
         self._early: dict[int, Exit] = {}
@@ -106,6 +115,20 @@ class Reaper:
         """
         self._noting[pid] = noted
 
+    def watch(self, witness: Witness) -> None:
+        """A child is about to be born that may end before anybody here knows its number. Until `note`, or `unwatch`."""
+        self._witnesses.add(witness)
+
+    def unwatch(self, witness: Witness) -> None:
+        self._witnesses.discard(witness)
+
+    def _unknown(self, pid: int) -> Callable[[int], None] | None:
+        """Whose child that is, by what it has written itself."""
+        for witness in self._witnesses:
+            if witness.witnessed == pid:
+                return witness.exits
+        return None
+
     def _tell(self, told: Callable[[Exit], None], ended: Exit) -> None:
         """Whatever one of them makes of it, the others' children are still to be reaped."""
         try:
@@ -151,7 +174,7 @@ class Reaper:
             pid = look.si_pid
             killed = look.si_code == os.CLD_KILLED and look.si_status == signal.SIGKILL
             victim = _victim(pid) if killed and (pid in self._expected or self._spawning) else None
-            noted = self._noting.pop(pid, None)
+            noted = self._noting.pop(pid, None) or self._unknown(pid)
             if noted is not None:
                 noted(_status(look))
             _, status, usage = os.wait4(pid, 0)

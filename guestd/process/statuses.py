@@ -30,8 +30,8 @@ _log = logging.getLogger("guestd.statuses")
 _RECORD_MAX = 4096
 #: How many are remembered that nobody has asked for. Who was adopted is asked for at once.
 _REMEMBERED = 8192
-#: How far the word of `guestd init` may be behind the kernel's.
-_PATIENCE = 2.0
+#: How far the word of `guestd init` may be behind the kernel's, on a machine that has no time.
+_PATIENCE = 20.0
 #: The first version of struct pidfd_info: a mask, ids and the cgroup, and at its end the wait status.
 _PIDFD_GET_INFO = 0xC040FF0B
 _INFO_SIZE, _STATUS_AT, _INFO_EXIT = 64, 60, 1 << 3
@@ -119,6 +119,9 @@ class Statuses:
         record = self._known(pid, since)
         if record is None and pidfd is not None:
             await trio.lowlevel.wait_readable(pidfd)
+        while self._unknown and self._socket is not None:
+            # Nothing is taken meanwhile, so nothing can come.
+            await self._news.park()
         with trio.move_on_after(_PATIENCE):
             while (record := self._known(pid, since)) is None and self._socket is not None:
                 await self._news.park()

@@ -31,7 +31,8 @@ _FULL = {errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS}
 class FdStore:
     """See the module. Without anybody who keeps descriptors, `there` is False and nothing is sent."""
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    def __init__(self, environ: Mapping[str, str], held: Mapping[str, int] | None = None) -> None:
+        """`held`: what is kept already, how many under each name."""
         path = environ.get("NOTIFY_SOCKET", "")
         self._socket: socket.socket | None = None
         room = environ.get("FDSTORE", "")
@@ -44,6 +45,8 @@ class FdStore:
                 _log.warning("nobody keeps descriptors at %s: %s", path, error.strerror)
                 self._socket.close()
                 self._socket = None
+        self._held = dict(held or {})
+        self._room = (int(room) if room.isdecimal() else 0) - sum(self._held.values())
         # What waits: a text, and descriptors of its own until it has left.
         self._queue: deque[tuple[bytes, list[int]]] = deque()
         self._nursery: trio.Nursery | None = None
@@ -57,13 +60,24 @@ class FdStore:
         """Where the task lives that sends what could not be sent at once."""
         self._nursery = nursery
 
-    def keep(self, name: str, fds: Sequence[int]) -> None:
-        """Keep these under that name, beside those that are there already."""
+    @property
+    def room(self) -> int:
+        """How many more are kept. Whoever keeps them throws away what is too much."""
+        return self._room
+
+    def keep(self, name: str, fds: Sequence[int]) -> bool:
+        """Keep these under that name, beside those that are there already. False when there is no room for them."""
+        if len(fds) > self.room:
+            return False
+        self._held[name] = self._held.get(name, 0) + len(fds)
+        self._room -= len(fds)
         # Not polled: a pipe whose other end has closed still holds what was written to it.
         self._send(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode(), fds)
+        return True
 
     def forget(self, name: str) -> None:
         """Give back everything of that name."""
+        self._room += self._held.pop(name, 0)
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode(), ())
 
     async def flush(self) -> None:

@@ -124,6 +124,7 @@ def _row(session: Session, job: Job) -> dict[str, Any]:
         **describe_start(job, created=False),
         **job.about,
         "attached": len(job.attachments),
+        "survives": job.survives,
         "age": None if job.started_at is None else session.clock()[0] - job.started_at,
     }
     del row["created"]

@@ -24,7 +24,7 @@ from guestd.process.members import read_member
 from guestd.session.memory import Journal, LedgerMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from guestd.ledger import Ledger
     from guestd.process.reaper import Reaper
@@ -51,6 +51,8 @@ EXIT, EXIT_KNOWN = 20, 1 << 32
 TOLD, AUDITED, EXPORTED = 21, 1, 2
 JOB_GROUP, LIVE_GROUP, INPUT_GROUP, SESSION_GROUP = "j", "l", "i", "session"
 VERSION = 1
+#: What a job may come to have kept: page and journal, tapes and tails, pipes or a terminal with its relay, its pidfd.
+_FDS_OF_A_JOB = 10
 
 
 class Chronicle:
@@ -59,6 +61,22 @@ class Chronicle:
     def __init__(self, store: FdStore, reaper: Reaper) -> None:
         self.store = store
         self.reaper = reaper
+        #: Has one survive no longer whom that costs the least; False when there is nobody.
+        self.spare_one: Callable[[], bool] = _nobody
+        self._has_said = False
+
+    def make_room(self, count: int) -> bool:
+        """Room for so many descriptors, at the cost of what has ended."""
+        while self.store.room < count:
+            if not self.spare_one():
+                if not self._has_said:
+                    _log.warning(
+                        "no more descriptors are kept for the next supervisor (init.fd_store, FileDescriptorStoreMax):"
+                        " what is started now does not survive this one"
+                    )
+                self._has_said = True
+                return False
+        return True
 
     def forget(self, mark: str) -> None:
         """Have nothing kept of that job any more."""
@@ -67,7 +85,7 @@ class Chronicle:
 
     def open(self, job: Job) -> None:
         """A page for a job that is about to start."""
-        if not self.store.there or job.result is not None:
+        if not self.store.there or job.result is not None or not self.make_room(_FDS_OF_A_JOB):
             return
         try:
             memory = LedgerMemory(ENTRY_MAX)
@@ -158,7 +176,9 @@ class Page:
     """See the module."""
 
     def __init__(self, chronicle: Chronicle, job: Job, memory: LedgerMemory, pid_started: int = 0) -> None:
-        self._store, self._reaper = chronicle.store, chronicle.reaper
+        self._chronicle, self._store, self._reaper = chronicle, chronicle.store, chronicle.reaper
+        #: The next supervisor will find it.
+        self.survives = True
         self._job = job
         self._memory = memory
         self._live = True
@@ -178,11 +198,28 @@ class Page:
             job.input.journal = journal = Journal()
             self._memory.ledger.set_number(JOURNAL_INODE, fstat(journal.fd).st_ino)
             kept.append(journal.fd)
-        self._store.keep(JOB_GROUP + job.mark, kept)
-        self._store.keep(LIVE_GROUP + job.mark, [recording.fd for recording in job.recordings])
+        self._keep(JOB_GROUP, kept)
+        self._keep(LIVE_GROUP, [recording.fd for recording in job.recordings])
         if job.input is not None and job.input.fd is not None:
-            self._store.keep(INPUT_GROUP + job.mark, [job.input.fd])
+            self._keep(INPUT_GROUP, [job.input.fd])
         self.listen()
+
+    def _keep(self, group: str, fds: Sequence[int]) -> None:
+        """All of them, or nothing of the job: of half of it the next supervisor would make something else."""
+        if self.survives and not (
+            self._chronicle.make_room(len(fds)) and self._store.keep(group + self._job.mark, fds)
+        ):
+            self.give_up()
+
+    def give_up(self) -> None:
+        """It does not survive. What is written down from now on nobody reads."""
+        self.survives = False
+        self._chronicle.forget(self._job.mark)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """It has ended, and left nothing that is still read."""
+        return self._job.result is not None and not self._live
 
     def listen(self) -> None:
         """Hear of what is to be kept, and what no longer."""
@@ -194,6 +231,7 @@ class Page:
     def spawning(self) -> None:
         """From now on its program may run; before, it certainly has not."""
         self._memory.ledger.set_number(SPAWNING, 1)
+        self._reaper.watch(self)
 
     @property
     def witness(self) -> tuple[int, int]:
@@ -212,11 +250,13 @@ class Page:
         member = read_member(pid)
         self._pid_started = 0 if member is None else member.started
         self.write()
-        self._reaper.note(pid, self.exits)
+        self._reaper.unwatch(self)
+        if self.exit_status is None:
+            self._reaper.note(pid, self.exits)
         # The kernel tells whoever holds this how the process ended, long after everybody else has forgotten.
         with suppress(OSError):
             pidfd = os.pidfd_open(pid)
-            self._store.keep(LIVE_GROUP + self._job.mark, [pidfd])
+            self._keep(LIVE_GROUP, [pidfd])
             os.close(pidfd)
 
     def exits(self, status: int) -> None:
@@ -240,16 +280,16 @@ class Page:
         """The first byte is there to be read."""
         if recording.memory_fd is not None:
             self._memory.ledger.set_number(TAPE_INODE + recording.stream, fstat(recording.memory_fd).st_ino)
-            self._store.keep(JOB_GROUP + self._job.mark, [recording.memory_fd])
+            self._keep(JOB_GROUP, [recording.memory_fd])
 
     def keep_tail(self, recording: Recording, fd: int) -> None:
         """Output that its tape had no room for is in that file."""
         self._memory.ledger.set_number(TAIL_INODE + recording.stream, fstat(fd).st_ino)
-        self._store.keep(JOB_GROUP + self._job.mark, [fd])
+        self._keep(JOB_GROUP, [fd])
 
     def keep_relay(self, fds: Sequence[int]) -> None:
         """A pipe that output passes through."""
-        self._store.keep(LIVE_GROUP + self._job.mark, fds)
+        self._keep(LIVE_GROUP, fds)
 
     def input_closes(self) -> None:
         """The input's end is about to be closed here."""
@@ -275,6 +315,7 @@ class Page:
 
     def ended(self) -> None:
         """Its result is there."""
+        self._reaper.unwatch(self)
         self.write()
         self.output_ended()
 
@@ -286,6 +327,7 @@ class Page:
 
     def close(self) -> None:
         """The job is forgotten."""
+        self._reaper.unwatch(self)
         self.input_closes()
         if self._live:
             self._live = False
@@ -350,3 +392,7 @@ def _entry(job: Job) -> dict[str, Any]:
         "end_with": end_with,
         "result": None if job.result is None else job.result.to_map(),
     }  # fmt: skip
+
+
+def _nobody() -> bool:
+    return False

@@ -108,6 +108,11 @@ class Job:
         return self._end.by, self._end.how
 
     @property
+    def survives(self) -> bool:
+        """Will the next supervisor go on with it, should this one end?"""
+        return self.page is not None and self.page.survives
+
+    @property
     def cgroup_path(self) -> str | None:
         return None if self.cgroup is None else self.cgroup.path
 

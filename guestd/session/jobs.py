@@ -80,6 +80,7 @@ class Jobs:
     ) -> None:
         """`kept`: what is left of the jobs of the supervisor before this one."""
         self._chronicle = chronicle
+        chronicle.spare_one = self._spare_one
         self._statuses = statuses
         self._found = kept
         self._settings = settings
@@ -387,6 +388,15 @@ class Jobs:
         for job_id in self._ended:
             if not self._jobs[job_id].attachments:
                 self._forget(job_id)
+                return True
+        return False
+
+    def _spare_one(self) -> bool:
+        """What has ended is only read again; what runs would be lost. So the oldest of the former does not survive."""
+        for job_id in self._ended:
+            page = self._jobs[job_id].page
+            if page is not None and page.survives and page.is_at_rest:
+                page.give_up()
                 return True
         return False
 

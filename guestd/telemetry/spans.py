@@ -145,7 +145,7 @@ def _of_job(job: Job) -> dict[str, Any]:
         "pid": job.pid,
         "cgroup": job.cgroup_path,
         # Its end is told by the next supervisor, should this one not live to see it.
-        "survives": job.page is not None,
+        "survives": job.survives,
     }
     result = job.result
     if result is not None:

@@ -177,6 +177,7 @@ def test_a_job_has_the_fields_that_are_shown(peer: Peer) -> None:
         "cwd",
         "background",
         "attached",
+        "survives",
         "age",
         "result",
     }
