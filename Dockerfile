@@ -63,9 +63,9 @@ RUN useradd --create-home --shell /bin/bash --uid 1000 agent \
  && mkdir -p /mnt/workspace /etc/guestd \
  && chown agent:agent /mnt/workspace
 COPY --from=guestd /opt/guestd /opt/guestd
-COPY systemd/ /usr/lib/systemd/system/
+COPY systemd/guestd*.socket systemd/guestd.service /usr/lib/systemd/system/
 RUN ln -s /opt/guestd/bin/guestd /opt/guestd/bin/guestctl /usr/local/bin/ \
- && if [ -n "$SYSTEMD" ]; then systemctl enable guestd.socket guestd.service; fi
+ && if [ -n "$SYSTEMD" ]; then systemctl enable guestd.socket guestd-agent.socket guestd.service; fi
 ENV LANG=C.UTF-8
 WORKDIR /mnt/workspace
 STOPSIGNAL SIGTERM
@@ -77,7 +77,7 @@ ENTRYPOINT ["/opt/guestd/bin/guestd", "init"]
 FROM ${BASE}
 RUN mkdir -p /mnt/workspace /etc/guestd
 COPY --from=guestd /opt/guestd /opt/guestd
-COPY systemd/ /usr/lib/systemd/system/
+COPY systemd/guestd*.socket systemd/guestd.service /usr/lib/systemd/system/
 RUN ln -s /opt/guestd/bin/guestd /opt/guestd/bin/guestctl /usr/local/bin/
 # guestd ends in order on SIGTERM, and gives what it supervises 15 s of grace: stop with `docker stop -t 30`.
 STOPSIGNAL SIGTERM
