@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from guestd.config import Settings
+    from guestd.relay.listening import Listening
     from guestd.transport.listeners import Listener
 
 _log = logging.getLogger("guestd")
@@ -243,6 +244,7 @@ class _Supervisor:
         notify(self._environ, "WATCHDOG=1")
 
     def _ready(self, session: Session, identity: SessionPage, store: FdStore) -> None:
+        listening = self._listen_for_relays(store)
         notify(self._environ, "READY=1")
         ready = time.monotonic()
         sys.stderr.write(f"guestd {guestd.__version__}: READY, listening on {', '.join(session.listening)}\n")
@@ -270,11 +272,19 @@ class _Supervisor:
             life.take_over(identity.use)
         life.watch.changed = lambda: identity.note_use(life.watch.to_map())
         session.relays = Relays(
-            session, lambda what: life.watch.touch("forward", what), life.events.say, store, self._handed
+            session, lambda what: life.watch.touch("forward", what), life.events.say, listening
         )
         life.resume.menders["relays"] = session.relays.mend
         # What was imported stays: no collection need walk through it again.
         gc.freeze()
+
+    def _listen_for_relays(self, store: FdStore) -> Listening | None:
+        """Programs that wait for guestd to be ready find its relays. Without any, nothing is imported for them."""
+        if not self._settings.relay and not any(name.startswith(RELAY) for name in self._handed):
+            return None
+        from guestd.relay.listening import Listening
+
+        return Listening(self._settings, store, self._handed)
 
     async def _make_room(self, session: Session, leaving: trio.Event) -> None:
         """For another version, once it is to come: it takes up everything where this one leaves it."""

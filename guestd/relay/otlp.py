@@ -186,9 +186,12 @@ class OtlpRelay:
         self._held = 0
 
     def close(self) -> None:
-        if self._far is not None:
-            self._far.end.close()
-            self._far = None
+        """Between two requests that is an end, and otherwise a break."""
+        far, self._far = self._far, None
+        if far is not None:
+            if far.http.our_state is h11.IDLE:
+                far.end.settle()
+            far.end.close()
 
     async def _answer(self, status: int, text: str) -> None:
         self.why = text
@@ -204,6 +207,8 @@ class OtlpRelay:
         await self._near.send(h11.EndOfMessage())
 
     async def _serve(self, request: h11.Request) -> None:
+        if request.http_version not in {b"1.0", b"1.1"}:
+            raise Answered(400, f"this is HTTP {request.http_version.decode()}: {_WHAT_IS_TAKEN}")
         kind = _kind_of(request)
         if request.method == b"CONNECT":
             raise Answered(400, f"this is no proxy: {_WHAT_IS_TAKEN}")
@@ -213,9 +218,7 @@ class OtlpRelay:
         body = await self._edit(kind, request, await self._read_body())
         self._let_go()
         self._hold(len(body))
-        headers = [
-            each for each in _to_pass(request.headers) if each[0] not in _FRAMING | {b"content-encoding"}
-        ]
+        headers = [each for each in _of_request(request) if each[0] not in _FRAMING | {b"content-encoding"}]
         headers.append((b"content-length", b"%d" % len(body)))
         whole = h11.Request(method=request.method, target=request.target, headers=headers)
         reused = self._far is not None
@@ -323,7 +326,7 @@ class OtlpRelay:
         far = await self._connected()
         try:
             await far.send(
-                h11.Request(method=request.method, target=request.target, headers=_to_pass(request.headers))
+                h11.Request(method=request.method, target=request.target, headers=_of_request(request))
             )
             while True:
                 event = await self._near.next()
@@ -423,3 +426,9 @@ def _to_pass(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
         word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")
     }
     return [(name, value) for name, value in headers if name not in _HOP and name not in named]
+
+
+def _of_request(request: h11.Request) -> Headers:
+    headers = _to_pass(request.headers)
+    # HTTP/1.0 does without, which what is sent on cannot.
+    return headers if _header(request, b"host") else [(b"host", b"localhost"), *headers]

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
@@ -140,21 +141,23 @@ def test_ends_and_breaks_are_what_they_are(server: Server) -> None:
 
 def test_a_local_program_that_breaks_off_breaks_it_for_the_guests(server: Server) -> None:
     broke: list[bool] = []
+    heard = threading.Semaphore(0)
 
     def listen(sock: socket.socket) -> None:
+        assert sock.recv(1)
+        heard.release()
         broke.append(is_reset(sock))
 
     with Program(listen) as program:
         with Forwarding(server.address, f"0:{program.port}") as forwarding:
             sock = socket.create_connection(("127.0.0.1", int(forwarding.ports[0])))
             sock.sendall(b"x")
+            assert heard.acquire(timeout=PATIENCE)
             abort(sock)
             # And the death of guestctl itself, with a connection open.
             with connected(forwarding.ports[0]) as open_one:
                 open_one.sendall(b"y")
-                with Peer(server.address) as peer:
-                    while peer.ask("status")["forwards"]["began"] < 2:
-                        pass
+                assert heard.acquire(timeout=PATIENCE)
                 forwarding.kill()
                 assert is_reset(open_one), "a killed guestctl looked like an end"
         with Peer(server.address) as peer:
