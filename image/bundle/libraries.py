@@ -4,7 +4,8 @@ One file is changed, the interpreter: it names the tree's own dynamic linker, an
 holds for every library that comes after it, also for one that an extension module brings, and is looked at before
 LD_LIBRARY_PATH. So the libraries stay as their distribution made them, and no environment variable is needed, which a
 child would inherit. It names the directory twice: $ORIGIN is for a tree that is tried where it was made, and takes a
-/proc, which PID 1 of a machine does not have yet.
+/proc, which PID 1 of a machine does not have yet. Only an object that came with a RUNPATH is changed too: for what it
+needs, nobody else's counts.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ def copy(tree: Path, interpreter: Path) -> tuple[Path, list[Path]]:
             raise CannotBuild(f"{name} is not at {path}: install its package (libgcc-s1 has libgcc_s)")
         shutil.copyfile(path.resolve(), tree / "lib" / name)
         (tree / "lib" / name).chmod(0o755)
+    for path in objects(tree):
+        _keep_inside(path)
     subprocess.run(
         ["patchelf", "--set-interpreter", f"{PREFIX}/lib/{linker.name}", "--force-rpath", "--set-rpath",
          f"$ORIGIN/../lib:{PREFIX}/lib", str(binary)],
@@ -51,6 +54,15 @@ def objects(tree: Path) -> list[Path]:
     return [
         path for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink() and _is_elf(path)
     ]
+
+
+def _keep_inside(path: Path) -> None:
+    """What an object's own RUNPATH has within the tree becomes an RPATH; the rest of it goes."""
+    own = _output("patchelf", "--print-rpath", str(path)).strip()
+    if own:
+        inside = ":".join(part for part in own.split(":") if part.startswith("$ORIGIN"))
+        change = ["--force-rpath", "--set-rpath", inside] if inside else ["--remove-rpath"]
+        _output("patchelf", *change, str(path))
 
 
 def _is_elf(path: Path) -> bool:

@@ -74,28 +74,37 @@ def _imported(engine: Engine, name: str, make: Callable[[Path], None]) -> str:
     noted = archive.with_suffix(".sha256")
     if not (archive.exists() and noted.exists() and noted.read_text() == _digest(archive)):
         with tempfile.TemporaryDirectory(prefix="guestd-base-") as scratch:
-            tree = Path(scratch) / "tree"
-            make(tree)
-            made = archive.with_suffix(f".{os.getpid()}")
-            _run("tar", "--one-file-system", "-C", str(tree), "-cf", str(made), ".")
-            made.rename(archive)
+            # In memory: dpkg has every file it unpacks written to the disk before it goes on.
+            _run("mount", "-t", "tmpfs", "guestd-base", scratch)
+            try:
+                tree = Path(scratch) / "tree"
+                make(tree)
+                made = archive.with_suffix(f".{os.getpid()}")
+                _run("tar", "--one-file-system", "-C", str(tree), "-cf", str(made), ".")
+                made.rename(archive)
+            finally:
+                _run("umount", scratch)
             noted.write_text(_digest(archive))
         for older in set(CACHE.glob(f"{name}-{os.uname().machine}-*")) - {archive, noted}:
-            older.unlink()
+            older.unlink(missing_ok=True)
     image = f"guestd-tests/{name}:{noted.read_text()[:16]}"
-    if engine.run("image", "inspect", image).returncode != 0:
+    there = engine("image", "ls", "--format", "{{.Repository}}:{{.Tag}}", f"guestd-tests/{name}").split()
+    if image not in there:
         engine("import", str(archive), image)
+    for older in set(there) - {image}:
+        engine.run("image", "rm", older)
     return image
 
 
 def _download(suite: str, packages: Sequence[str], place: Path) -> None:
-    """The newest of them in the archive of `suite`, by lists apart: this machine's apt sees nothing of it."""
-    (place / "lists").mkdir()
+    """The newest of them in the archive of `suite`, by lists of our own: this machine's apt sees nothing of it."""
+    lists = CACHE / "lists" / suite
+    (lists / "partial").mkdir(parents=True, exist_ok=True)
     (place / "cache").mkdir()
     source = place / "sources.list"
     source.write_text(f"deb [signed-by={_KEYS}] {_archives()[0].split()[1]} {suite} main\n")
     options = [
-        "-qq", "-o", f"Dir::State::lists={place}/lists", "-o", f"Dir::Cache={place}/cache",
+        "-qq", "-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={place}/cache",
         "-o", f"Dir::Etc::sourcelist={source}", "-o", "Dir::Etc::sourceparts=-", "-o", "APT::Sandbox::User=root",
         "-o", "APT::Get::List-Cleanup=0", "-o", "Acquire::Languages=none", "-o", "Dir::State::status=/dev/null",
     ]  # fmt: skip
