@@ -42,12 +42,14 @@ ENTRYPOINT ["/opt/guestd/bin/guestd", "init"]
 FROM ${BASE} AS agent
 # SYSTEMD=1 installs it as well, for a machine whose PID 1 it is to be; guestd is then a service of it.
 ARG SYSTEMD
+# SUDO=1 lets the agent become root, who in this machine can do everything, to guestd as well.
+ARG SUDO
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
     bash-completion build-essential ca-certificates curl file git iproute2 jq less nano \
     openssh-client patch pkg-config procps psmisc python-is-python3 python3 python3-dev python3-pip python3-venv \
-    ripgrep rsync sudo tzdata unzip vim-tiny wget xz-utils zip zsh \
-    ${SYSTEMD:+systemd systemd-sysv dbus} \
+    ripgrep rsync tzdata unzip vim-tiny wget xz-utils zip zsh \
+    ${SYSTEMD:+systemd systemd-sysv dbus} ${SUDO:+sudo} \
  && rm -rf /var/lib/apt/lists/*
 # Node and npm as Python's index has them, by their digests: the harnesses ask for a newer Node than Debian's.
 COPY image/node.txt /tmp/node.txt
@@ -57,9 +59,9 @@ RUN python3 -m venv /tmp/pip \
  && for name in npm npx; do ln -sf ../lib/node_modules/npm/bin/$name-cli.js /usr/local/bin/$name; done \
  && rm -rf /tmp/pip /tmp/node /tmp/node.txt \
  && node --version && npm --version
-# Whoever works here is `agent`; what it may do as root is the image's decision, and this image lets it.
+# Whoever works here is `agent`: guestd runs everything as that user, where there is one.
 RUN useradd --create-home --shell /bin/bash --uid 1000 agent \
- && echo 'agent ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/agent \
+ && if [ -n "$SUDO" ]; then echo 'agent ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/agent; fi \
  && mkdir -p /mnt/workspace /etc/guestd \
  && chown agent:agent /mnt/workspace
 COPY --from=guestd /opt/guestd /opt/guestd

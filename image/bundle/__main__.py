@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,9 +39,14 @@ def main() -> int:
         action="store_true",
         help="leave out the gRPC half of OTLP (a third of the size): telemetry then leaves by HTTP",
     )
+    parser.add_argument(
+        "--prefix",
+        default="/opt/guestd",
+        help="what DIR is called in the image (/opt/guestd): a second one is what `guestctl upgrade --` takes",
+    )
     arguments = parser.parse_args()
     try:
-        _make(arguments.dir.resolve(), grpc=not arguments.without_grpc)
+        _make(arguments.dir.resolve(), prefix=_checked(arguments.prefix), grpc=not arguments.without_grpc)
     except CannotBuild as error:
         print(f"image/opt: {error}", file=sys.stderr)
         return FAILED
@@ -51,7 +57,16 @@ def main() -> int:
     return 0
 
 
-def _make(target: Path, *, grpc: bool) -> None:
+def _checked(prefix: str) -> str:
+    """The kernel takes it from the first line of a script, and people from a COPY."""
+    if not re.fullmatch(r"(/[\w.+-]+)+", prefix) or len(prefix) > 60 or "/.." in prefix:
+        raise CannotBuild(
+            f"--prefix {prefix}: expected an absolute path of at most 60 letters, digits and . + - _"
+        )
+    return prefix
+
+
+def _make(target: Path, *, prefix: str, grpc: bool) -> None:
     if target.exists() and any(target.iterdir()) and not (target / "bin" / "guestd").exists():
         raise CannotBuild(f"{target} is there, and nothing that image/opt made: remove it, or name another")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,11 +75,11 @@ def _make(target: Path, *, grpc: bool) -> None:
         tree = Path(scratch) / "tree"
         tree.mkdir()
         interpreter = python.copy(tree)
-        site = packages.install(tree, ROOT, grpc=grpc)
-        linker, copied = libraries.copy(tree, interpreter)
+        site = packages.install(tree, ROOT, prefix, grpc=grpc)
+        linker, copied = libraries.copy(tree, interpreter, prefix)
         notices.write(tree, ROOT, site, [interpreter, *copied])
         finish.prove(tree, linker, grpc=grpc)
-        finish.compile_all(tree)
+        finish.compile_all(tree, prefix)
         finish.settle(tree)
         sizes.show(tree)
         digest = finish.digest(tree)

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from errors import CannotBuild
-from libraries import PREFIX
 from python import VERSION
 
 _HERE = Path(__file__).resolve().parent
@@ -27,14 +26,14 @@ def prove(tree: Path, linker: Path, *, grpc: bool) -> None:
         raise CannotBuild(f"the tree does not hold together:\n{done.stdout}{done.stderr}")
 
 
-def compile_all(tree: Path) -> None:
+def compile_all(tree: Path, prefix: str) -> None:
     """Byte code for everything. guestd keeps its source beside it: a traceback shows the line, and people can read what
     runs as root in their machine. The others are byte code alone.
 
     In a process of its own: what marshal writes depends on what else the process has in memory.
     """
     subprocess.run(
-        [sys.executable, "-B", "-s", "-S", _HERE / "compiling.py", tree, PREFIX, VERSION],
+        [sys.executable, "-B", "-s", "-S", _HERE / "compiling.py", tree, prefix, VERSION],
         env={"PYTHONHASHSEED": "0", "PATH": os.environ.get("PATH", os.defpath)},
         check=True, capture_output=True, text=True,
     )  # fmt: skip

@@ -17,13 +17,12 @@ from pathlib import Path
 
 from errors import CannotBuild
 
-PREFIX = "/opt/guestd"
 #: Not linked against, but opened by name: by the C library, when a thread ends.
 _OPENED_BY_NAME = ("libgcc_s.so.1",)
 _ELF = b"\x7fELF"
 
 
-def copy(tree: Path, interpreter: Path) -> tuple[Path, list[Path]]:
+def copy(tree: Path, interpreter: Path, prefix: str) -> tuple[Path, list[Path]]:
     """Copies them to lib/, and makes bin/python use them. Returns the tree's dynamic linker, and what was copied."""
     binary = tree / "bin" / "python"
     linker = Path(_output("patchelf", "--print-interpreter", str(binary)).strip())
@@ -42,8 +41,8 @@ def copy(tree: Path, interpreter: Path) -> tuple[Path, list[Path]]:
     for path in objects(tree):
         _keep_inside(path)
     subprocess.run(
-        ["patchelf", "--set-interpreter", f"{PREFIX}/lib/{linker.name}", "--force-rpath", "--set-rpath",
-         f"$ORIGIN/../lib:{PREFIX}/lib", str(binary)],
+        ["patchelf", "--set-interpreter", f"{prefix}/lib/{linker.name}", "--force-rpath", "--set-rpath",
+         f"$ORIGIN/../lib:{prefix}/lib", str(binary)],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     return tree / "lib" / linker.name, list(found.values())

@@ -30,7 +30,7 @@ _NOT_RUN_FILES = (
 )
 
 _PROGRAM = """\
-#!/opt/guestd/bin/python -IXutf8
+#!{prefix}/bin/python -IXutf8
 from __future__ import annotations
 
 import sys
@@ -41,7 +41,7 @@ sys.exit(main())
 """
 
 
-def install(tree: Path, root: Path, *, grpc: bool) -> Path:
+def install(tree: Path, root: Path, prefix: str, *, grpc: bool) -> Path:
     """Fills site-packages, and writes bin/guestd and bin/guestctl. Returns site-packages."""
     site = tree / "lib" / VERSION / "site-packages"
     with tempfile.TemporaryDirectory(prefix="guestd-pip-") as scratch:
@@ -59,7 +59,7 @@ def install(tree: Path, root: Path, *, grpc: bool) -> Path:
     for name, module in (("guestd", "guestd.cli"), ("guestctl", "guestd.ctl.main")):
         # -I: no variable of the image's reaches it. UTF-8 whatever the image's locale, and whether it has one.
         program = tree / "bin" / name
-        program.write_text(_PROGRAM.format(module=module), encoding="ascii")
+        program.write_text(_PROGRAM.format(prefix=prefix, module=module), encoding="ascii")
         program.chmod(0o755)
     return site
 

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
     from tests.support.engine import Engine
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+#: The first to ask for an image waits for it to be built, from mirrors that may be slow.
+_SECONDS = 900
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.timeout(_SECONDS))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -22,21 +22,19 @@ WORK = """
 set -e
 id -un; pwd
 printf 'int main(void) { return 42; }' >/tmp/answer.c && cc -o /tmp/answer /tmp/answer.c && { /tmp/answer || echo $?; }
-python3 -m venv /tmp/venv && /tmp/venv/bin/pip --version >/dev/null && echo venv
+python3 -m venv --without-pip /tmp/venv && python3 -m pip --version >/dev/null && echo venv
 git init -q repository && echo git
 node --print '"no" + "de"' && npm --version >/dev/null && echo npm
 echo '{"a": 1}' | jq .a
-sudo id -u
+command -v sudo || echo nobody else
 """
 
 
 def test_an_agent_can_work_in_it(docker: Engine, agent: str) -> None:
     with running(docker, agent) as container:
-        # sudo has something to say where there is no network.
-        done = container.guestctl("exec", "--", "bash", "-c", WORK)
-        assert done.stdout.decode().split() == [
-            "agent", "/mnt/workspace", "42", "venv", "git", "node", "npm", "1", "0",
-        ], done  # fmt: skip
+        assert container.output("bash", "-c", WORK).split() == [
+            "agent", "/mnt/workspace", "42", "venv", "git", "node", "npm", "1", "nobody", "else",
+        ]  # fmt: skip
         assert json.loads(container.guestctl("--json", "status").stdout)["workspace"]["there"]
         # What asks for systemd is left to a machine that has it.
         assert container.guestctl("exec", "--", "test", "-e", "/lib/systemd/systemd").returncode == 1

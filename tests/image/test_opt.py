@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 
 #: 1980, where SOURCE_DATE_EPOCH says nothing else.
 _EPOCH = 315532800.0
+#: Not the usual one, which the images have: a second version beside the first.
+PREFIX = "/opt/guestd-2"
 
 
 def _make(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "image" / "opt", target, "--without-grpc"],
+        [ROOT / "image" / "opt", target, "--without-grpc", "--prefix", PREFIX],
         env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -59,6 +61,16 @@ def test_an_import_of_what_is_left_out_is_found(made: tuple[Path, str], tmp_path
     status, said = _prove(tree)
     assert status == 1
     assert "guestd.tape imports sqlite3, which was left out" in said
+
+
+def test_it_starts_where_nothing_is_mounted(made: tuple[Path, str], tmp_path: Path) -> None:
+    """PID 1 of a machine has no /proc yet; where the interpreter is was read from it, so it found no library."""
+    shutil.copytree(made[0], tmp_path / PREFIX.lstrip("/"))
+    done = subprocess.run(
+        ["/usr/sbin/chroot", tmp_path, f"{PREFIX}/bin/guestd", "version"],
+        env={}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout.split()[0]) == (0, "guestd"), done.stderr
 
 
 def _prove(tree: Path) -> tuple[int, str]:

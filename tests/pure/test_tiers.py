@@ -95,3 +95,9 @@ def test_a_tier_is_judged_by_what_it_ran(
 def test_a_tier_that_does_not_exist_is_told_with_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert tiers.main(["pur"]) == 2
     assert "pure" in capsys.readouterr().err
+
+
+def test_what_takes_root_is_not_tried_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiers.os, "geteuid", lambda: 1000)
+    result = tiers._tests(Tier("image", "", tiers._tests, root_for="an engine"), [])
+    assert (result.outcome, result.why) == ("SKIPPED", "an engine takes root: sudo ./tests/run image")

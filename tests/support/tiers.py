@@ -61,6 +61,8 @@ class Tier:
     private: Literal["no", "if possible", "yes"] = "no"
     #: Run on every Python by `--python`.
     quick: bool = False
+    #: It takes root, and this is what for.
+    root_for: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------- kinds of tier
@@ -88,6 +90,10 @@ def _tests(tier: Tier, arguments: Sequence[str]) -> Result:
     start = time.monotonic()
     if not (ROOT / "tests" / tier.name).is_dir():
         return Result(tier.name, "FAILED", 0, why=f"there is no tests/{tier.name}")
+    if tier.root_for and os.geteuid() != 0:
+        return Result(
+            tier.name, "SKIPPED", 0, why=f"{tier.root_for} takes root: sudo ./tests/run {tier.name}"
+        )
     refused = None if tier.private == "no" else _no_namespace()
     if refused is not None and tier.private == "yes":
         return Result(tier.name, "SKIPPED", 0, why=f"no private mount and PID namespace here: {refused}")
@@ -191,7 +197,13 @@ TIERS = (
     Tier("clients", "clients written from the protocol alone", _tests, private="yes"),
     Tier("vm", "real kernels in machines of their own, guestd as PID 1", _machines, private="if possible"),
     Tier("package", "the built wheel, and what ships around it", _tests, private="if possible"),
-    Tier("image", "the Dockerfile, really built, and its containers", _tests, private="yes"),
+    Tier(
+        "image",
+        "the Dockerfile, really built, and its containers",
+        _tests,
+        private="yes",
+        root_for="a container engine of its own",
+    ),
 )
 
 
