@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from guestd.client.channel import again
 from guestd.client.inbox import Inbox
 from guestd.errors import ConnectionLost, ProtocolViolation
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Callable, Mapping
 
     from guestd.client.connection import Connection
     from guestd.wire.messages import Fields
 
+Item = TypeVar("Item")
 Action = Literal["poweroff", "reboot", "exit"]
 #: Events cost no credit. A guest that sends so many that nobody has taken is broken.
 _WAITING_MAX = 65536
@@ -43,21 +44,25 @@ class LifeOperations:
         """Keep the session awake for so long, also without a connection."""
         return await self._ask({"op": "busy", "for": seconds, **_given(by=by)})
 
-    async def events(
+    def events(
         self, *, follow: bool = False, last: int | None = None, start: int | None = None
     ) -> AsyncGenerator[dict[str, Any]]:
         """What has happened, oldest first: all that is kept, the `last` so many, or from number `start` on. With
         `follow` it goes on with what happens. Events that are no longer kept are told as one, `missed`.
         """
+        request = {"op": "events", "follow": follow, **_given(last=last, **{"from": start})}
+        return self._follow(request, lambda event: event)
+
+    async def _follow(
+        self, request: Mapping[str, Any], show: Callable[[dict[str, Any]], Item]
+    ) -> AsyncGenerator[Item]:
         inbox = _EventInbox()
-        channel = self._connection.open(
-            {"op": "events", "follow": follow, **_given(last=last, **{"from": start})}, inbox
-        )
+        channel = self._connection.open(request, inbox)
         try:
             await channel.wait_accepted()
             while True:
                 while inbox.events:
-                    yield inbox.events.popleft()
+                    yield show(inbox.events.popleft())
                 if channel.final is not None:
                     return
                 if channel.error is not None:
@@ -66,6 +71,19 @@ class LifeOperations:
         finally:
             if not channel.over:
                 channel.reset(ConnectionLost("nobody follows any more"))
+
+    def audit(
+        self, *, follow: bool = False, last: int | None = None, start: int | None = None
+    ) -> AsyncGenerator[str]:
+        """The lines of the audit log, oldest first, as they are in its file: all, the `last` so many, or from record
+        `start` on. With `follow` it goes on with what is done. `guestd.wire.chain` checks them.
+        """
+        request = {"op": "audit", "follow": follow, **_given(last=last, **{"from": start})}
+        return self._follow(request, lambda event: str(event.get("line", "")))
+
+    async def verify_audit(self) -> dict[str, Any]:
+        """Have the guest check the chain of its audit log: `whole`, or not; `breaks` say where."""
+        return await self._ask({"op": "audit", "verify": True})
 
     async def timers(
         self, *, idle_timeout: float | None = None, lifetime: float | None = None

@@ -27,7 +27,13 @@ EVENTS = """\
 What has happened to the session: starts, ends to come, stops, resumes, and how its workload does.
 
   guestctl events                               what is kept
-  guestctl events -f                            and what comes"""
+  guestctl events -f                            and what comes
+  guestctl events --audit                       each thing that was done: who, what, when, with which result
+  guestctl events --verify                      does the chain of these records hold? ends with 1 if not
+  guestctl events --verify audit.jsonl          the same of a copy, without a guest
+
+Who has kept a head (`guestctl status`, or the end of --verify) gives it with --head N:HASH: then an end that is missing
+is seen wherever the file has been."""
 
 TIMERS = """\
 When the session ends by itself. Without options: as it is; with them: as it is to be from now on.
@@ -58,9 +64,16 @@ def add(command: Command) -> None:
         "--for", dest="seconds", type=of(values.seconds), metavar="S", help="for so long, and return at once"
     )
     busy.add_argument("--by", metavar="NAME", help="who it is for, as `status` shows it")
-    events = command("events", EVENTS, "guestctl events [-f] [--last N]")
+    events = command(
+        "events", EVENTS, "guestctl events [--audit] [-f] [--last N] | --verify [FILE] [--head N:HASH]"
+    )
     events.add_argument("-f", "--follow", action="store_true", help="go on with what comes")
     events.add_argument("--last", type=of(values.count), metavar="N", help="only the newest so many")
+    events.add_argument("--audit", action="store_true", help="the records of the audit log")
+    events.add_argument(
+        "--verify", nargs="?", const="", metavar="FILE", help="check the audit log: the guest's, or that file"
+    )
+    events.add_argument("--head", metavar="N:HASH", help="a record that must be in it")
     timers = command("timers", TIMERS, "guestctl timers [--idle S] [--lifetime S]")
     timers.add_argument("--idle", type=of(values.seconds), metavar="S", help="unused for so long; 0: never")
     timers.add_argument(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json as json_text
 import os
 import signal
-import sys
 import time
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Callable
 
+Item = TypeVar("Item")
 #: Before the hold is taken again over a new connection; and for how long that is tried.
 _AGAIN, _RETURN_IN = 0.25, 30.0
 #: What a guest takes as a name.
@@ -134,25 +134,36 @@ async def _pass_signals(signals: AsyncIterator[int], pid: int) -> None:
 
 
 def events(options: argparse.Namespace) -> int:
-    """Print them, one a line."""
+    """Print them, one a line; or the audit log's."""
+    if options.audit or options.verify is not None or options.head:
+        from guestd.ctl.audit import audit
+
+        return audit(options)
     return trio.run(_events, options)
 
 
 async def _events(options: argparse.Namespace) -> int:
     async with inside_dialer(options)() as client:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            done = trio.CancelScope()
-            async with background() as tasks:
-                tasks.start_soon(_cancel_at, signals, done)
-                with done:
-                    try:
-                        async for event in client.events(follow=options.follow, last=options.last):
-                            print(json_text.dumps(event, default=str) if options.json else show_event(event))
-                            sys.stdout.flush()
-                    except ConnectionLost as error:
-                        # Its last words were those of a session that has stopped: there is nothing more to follow.
-                        if error.details.get("reason") != ShuttingDown.code:
-                            raise
+        events = client.events(follow=options.follow, last=options.last)
+        return await print_each(
+            events, lambda event: json_text.dumps(event, default=str) if options.json else show_event(event)
+        )
+
+
+async def print_each(items: AsyncIterator[Item], show: Callable[[Item], str]) -> int:
+    """One a line, as they come, until there are no more, or Ctrl+C."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        done = trio.CancelScope()
+        async with background() as tasks:
+            tasks.start_soon(_cancel_at, signals, done)
+            with done:
+                try:
+                    async for item in items:
+                        print(show(item), flush=True)
+                except ConnectionLost as error:
+                    # Its last words were those of a session that has stopped: there is nothing more to follow.
+                    if error.details.get("reason") != ShuttingDown.code:
+                        raise
     return 0
 
 

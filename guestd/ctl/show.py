@@ -122,6 +122,7 @@ def show_status(found: dict[str, Any]) -> str:
     """The state of a guest: what a person asks first, then whatever else it says."""
     from guestd.ctl.show_life import show_activity, show_timeline
     from guestd.ctl.show_mounts import show_workspace
+    from guestd.ctl.show_telemetry import show_watchers
 
     jobs, tapes = _map(found, "jobs"), _map(found, "tapes")
     workspace, memory, mounts = (_map(found, name) for name in ("workspace", "memory", "mounts"))
@@ -133,6 +134,7 @@ def show_status(found: dict[str, Any]) -> str:
         ("output", f"{show_size(tapes.get('bytes', 0))} kept, limit {show_size(tapes.get('limit', 0))}"),
         ("memory", show_size(memory.get("rss", 0))),
         *show_activity(found),
+        *show_watchers(found),
         ("workspace", show_workspace(workspace)),
         *(
             ("mount", f"{each['path']}: {each['state']}, {each['why']}")

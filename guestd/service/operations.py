@@ -64,6 +64,7 @@ _TABLE: dict[str, Operation] = {
     "upgrade": upgrade.upgrade,
     **{name: _late("mounts", name) for name in ("mount", "unmount", "mounts")},
     "forward": _late("forward", "forward"),
+    "audit": _late("audit", "audit"),
     **{name: _late("lifecycle", name) for name in ("busy", "events", "timers", "stop", "resume")},
 }
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
     from guestd.config import Settings
-    from guestd.telemetry.chain import Head, Report
     from guestd.telemetry.journal import Journal
+    from guestd.wire.chain import Head, Report
 
 _log = logging.getLogger("guestd.audit")
 #: How long a note waits for others to be written with it. What a kill -9 can cost.
@@ -32,6 +32,8 @@ _BATCH = 1000
 _AGAIN, _AGAIN_MAX = 1.0, 60.0
 #: Looking at it is told apart from writing: neither waits for a thread that the other holds.
 _WRITERS, _READERS = trio.CapacityLimiter(1), trio.CapacityLimiter(2)
+#: Things of which the beginning is remembered at once.
+_OPEN_MAX = 100_000
 #: Kinds whose end alone is a record, which has their beginning in it. What is not here has two.
 _ONLY_END = frozenset({"job", "resume", "stop", "workload_start"})
 #: Kinds that are no deeds of their own: a request has said the same already, or the guest's own programs do it.
@@ -46,6 +48,8 @@ class _Note(NamedTuple):
     who: str
     facts: Mapping[str, object]
     job: Job | None = None
+    #: The supervisor before this one may have told it.
+    again: bool = False
 
 
 class Audit:
@@ -65,11 +69,14 @@ class Audit:
         self._clock = clock
         self._identity = identity
         self._notes: deque[_Note] = deque()
+        #: What was said of things when they began.
+        self._begun: dict[Hashable, Mapping[str, object]] = {}
         self._news = trio.Event()
         self._one = trio.Lock()
         self._journal: Journal | None = None
         self._writing: list[_Note] = []
         self._closed = self._given_up = False
+        self._told_before: set[tuple[object, object]] = set()
         #: Notes that the queue had no room for: altogether, and since a record has last said so.
         self.dropped = self._untold = 0
         self.written = 0
@@ -82,26 +89,42 @@ class Audit:
     # ------------------------------------------------------------------------------------ hearing, in the loop
 
     def began(self, kind: str, thing: Hashable, facts: Mapping[str, object]) -> None:
-        del thing
-        if kind not in _ONLY_END and kind not in _UNRECORDED:
+        if kind in _UNRECORDED or isinstance(thing, Job):
+            return
+        if len(self._begun) < _OPEN_MAX:
+            self._begun[thing] = facts
+        if kind not in _ONLY_END:
             self._note(f"{kind}_began", facts)
 
     def ended(self, kind: str, thing: Hashable, facts: Mapping[str, object]) -> None:
         if kind in _UNRECORDED:
             return
-        self._note(f"{kind}_ended", facts, thing if isinstance(thing, Job) else None)
+        begun = self._begun.pop(thing, None)
+        self._note(
+            f"{kind}_ended",
+            facts if begun is None else {**begun, **facts},
+            thing if isinstance(thing, Job) else None,
+        )
 
     def did(self, deed: str, who: str, facts: Mapping[str, object]) -> None:
         self._note(deed, {"who": who, **facts})
 
-    def _note(self, event: str, facts: Mapping[str, object], job: Job | None = None) -> None:
+    def ended_before(self, job: Job) -> None:
+        """It ended under the supervisor before this one, which may not have told."""
+        self._note("job_ended", {}, job, again=True)
+
+    def _note(
+        self, event: str, facts: Mapping[str, object], job: Job | None = None, *, again: bool = False
+    ) -> None:
         if self._closed:
             return
         if len(self._notes) >= self._settings.audit.queue:
             self._notes.popleft()
             self.dropped += 1
             self._untold += 1
-        self._notes.append(_Note(self._clock()[0], event, str(facts.get("who") or "guestd"), facts, job))
+        self._notes.append(
+            _Note(self._clock()[0], event, str(facts.get("who") or "guestd"), facts, job, again)
+        )
         self._news.set()
 
     # ------------------------------------------------------------------------------------ writing
@@ -177,7 +200,7 @@ class Audit:
 
     def _write_down(self, notes: list[_Note], untold: int) -> list[bytes]:
         """In the thread. Its imports too: nothing else of guestd needs them."""
-        from guestd.telemetry.journal import Journal
+        from guestd.telemetry.journal import Journal, lately_ended
         from guestd.telemetry.record import record_of
 
         audit = self._settings.audit
@@ -186,13 +209,22 @@ class Audit:
             journal = Journal(self.path, mode=audit.mode, limit=audit.limit, files=audit.files)
             begun = journal.open()
             self._journal = journal
+            # A kill -9 may have come between a record and the note that it was written.
+            self._told_before = lately_ended(self.path) if begun["after"] == "died" else set()
             records.append(
                 {"at": notes[0].at, "event": "log_opened", "who": "guestd", **self._identity(), **begun}
             )
         if untold:
             records.append({"at": self._clock()[0], "event": "dropped", "who": "guestd", "count": untold})
         rule = self._settings.telemetry.arguments
-        records += [record_of(note.at, note.event, note.who, note.facts, note.job, rule) for note in notes]
+        for note in notes:
+            if (
+                note.again
+                and note.job is not None
+                and (note.job.id, note.job.started_at) in self._told_before
+            ):
+                continue
+            records.append(record_of(note.at, note.event, note.who, note.facts, note.job, rule))
         return self._journal.append(records)
 
     # ------------------------------------------------------------------------------------ reading
@@ -203,8 +235,8 @@ class Audit:
 
     async def verify(self) -> Report:
         """Check the whole log as it is on the disk. Raises OSError."""
-        from guestd.telemetry.chain import verify
         from guestd.telemetry.journal import read_lines
+        from guestd.wire.chain import verify
 
         await self._write()
         async with self._one:

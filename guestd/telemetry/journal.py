@@ -6,12 +6,14 @@ Everything here may wait for a disk, and is called from a thread.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from guestd.telemetry.chain import NOTHING, Head, read, seal
+from guestd.wire.chain import NOTHING, Head, head_line, read, read_head, seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -46,6 +48,8 @@ class Journal:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self.path, flags, self._mode)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "it is no file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fchmod(fd, self._mode)
             self._head_fd = os.open(
@@ -58,7 +62,7 @@ class Journal:
         return self._take_up()
 
     def _take_up(self) -> dict[str, object]:
-        known = _parse_head(os.pread(self._head_fd, 128, 0))
+        known = read_head(os.pread(self._head_fd, 128, 0))
         self._size = os.fstat(self._fd).st_size
         if not self._size:
             if known is None:
@@ -128,7 +132,7 @@ class Journal:
             self._size = begun
             raise
         self.head = head
-        os.pwrite(self._head_fd, _head_line(head), 0)
+        os.pwrite(self._head_fd, head_line(head), 0)
         return lines
 
     def _put_aside(self) -> None:
@@ -160,6 +164,20 @@ class Journal:
         self._fd = self._head_fd = -1
 
 
+def lately_ended(path: str) -> set[tuple[object, object]]:
+    """Jobs of which the end of the log tells that they ended: id, and when they were started."""
+    found: set[tuple[object, object]] = set()
+    for name in files_of(path)[-2:]:
+        with open(name, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_LOOK))
+            for line in file:
+                if b'"event":"job_ended"' in line:
+                    with suppress(ValueError):
+                        record, _ = read(line.rstrip(b"\n"))
+                        found.add((record.get("job"), record.get("started_at")))
+    return found
+
+
 def files_of(path: str) -> list[str]:
     """The files of a log that are there, oldest first."""
     older: list[str] = []
@@ -173,27 +191,6 @@ def read_lines(path: str) -> Iterator[bytes]:
     for name in files_of(path):
         with open(name, "rb") as file:
             yield from file
-
-
-def kept_head(path: str) -> Head | None:
-    """The last record that was written, as the file beside the log has it."""
-    try:
-        with open(path + HEAD_SUFFIX, "rb") as file:
-            return _parse_head(file.read(128))
-    except OSError:
-        return None
-
-
-def _head_line(head: Head) -> bytes:
-    # Of one length always, so that one write is all it takes.
-    return f"{head.n:020d} {head.hash}\n".encode()
-
-
-def _parse_head(data: bytes) -> Head | None:
-    number, _, digest = data.strip().partition(b" ")
-    if not number.isdigit() or len(digest) != len(NOTHING):
-        return None
-    return Head(int(number), digest.decode("ascii", "replace"))
 
 
 def _last_line(path: str) -> bytes:

@@ -25,7 +25,7 @@ _NAMES = (
 )  # fmt: skip
 #: Names that hold one of those and are no secret themselves.
 _HARMLESS = re.compile(
-    r"(?:file|path|dir|url|uri|env|name|type|mode|helper|method|provider|stdin|ttl|expiry|count|limit|tokens|author\w*|bypass|compass)$",
+    r"(?:file|path|dir|url|uri|env|name|type|mode|helper|method|provider|stdin|ttl|expiry|count|limit|tokens|authors?|bypass|compass)$",
     re.IGNORECASE,
 )
 #: Tokens that their makers gave a shape to be found by. Cut ones are found too, so the least length is small.
@@ -88,7 +88,7 @@ def mask_text(text: str) -> str:
     text = _USER.sub(lambda found: f"{found['switch']}{found['name']}:{MASK}", text)
     text = _HEADER.sub(lambda found: f"{found['name']}{found['end']}{MASK}", text)
     text = _SHAPE.sub(MASK, text)
-    text = _PAIR.sub(_masked_pair, text)
+    text = _mask_pairs(text)
     return _SWITCH.sub(_masked_switch, text)
 
 
@@ -145,10 +145,17 @@ def _without_who(found: re.Match[str]) -> str:
     return f"{found['scheme']}{who if len(who) <= 16 and not _SHAPE.search(who) else MASK}@"
 
 
-def _masked_pair(found: re.Match[str]) -> str:
-    if found["value"] == MASK or not is_secret_name(found["name"]):
-        return found[0]
-    return f"{found['name']}{found['end']}{MASK}"
+def _mask_pairs(text: str) -> str:
+    """The value of one pair may be another: `--set=password=x`."""
+    pieces: list[str] = []
+    kept = at = 0
+    while (found := _PAIR.search(text, at)) is not None:
+        if found["value"] != MASK and is_secret_name(found["name"]):
+            pieces += [text[kept : found.start("value")], MASK]
+            kept = at = found.end()
+        else:
+            at = found.start("value")
+    return "".join(pieces) + text[kept:]
 
 
 def _masked_switch(found: re.Match[str]) -> str:

@@ -74,6 +74,10 @@ class Spans:
             then = partial(thing.page.tell, EXPORTED)
         self._outflow.put(lambda: self._told(opened, thing, facts, end), then)
 
+    def ended_before(self, job: Job) -> None:
+        """It ended under the supervisor before this one, which has not told."""
+        self.ended("job", job, {})
+
     def end_all(self, why: str) -> None:
         """Whatever is still open ends here: nobody will be there to tell of its end."""
         for thing, opened in list(self._open.items()):

@@ -97,7 +97,7 @@ class Telemetry:
         programs.tracer = tracer
         observe.observers.append(self._spans)
         if self.audit is not None:
-            self.audit.listeners.append(lambda lines: outflow.put(("logs", lines)))
+            self.audit.listeners.append(self._pass_on)
         session.life.stop.flushes.append(self._flush)
         for job in session.jobs:
             if job.result is None:
@@ -108,7 +108,7 @@ class Telemetry:
         """Jobs that ended under another supervisor, which did not live to tell."""
         for job in self._session.jobs:
             if job.result is not None and job.page is not None and not job.page.is_told(what):
-                observer.ended("job", job, {})
+                observer.ended_before(job)
 
     # ------------------------------------------------------------------------------------ running
 
@@ -162,6 +162,12 @@ class Telemetry:
             await self._outflow.flush(limit)
 
     # ------------------------------------------------------------------------------------ telling
+
+    def _pass_on(self, lines: list[bytes]) -> None:
+        """Records that were written: one message each, since that is what the queue counts."""
+        assert self._outflow is not None
+        for line in lines:
+            self._outflow.put(("log", line))
 
     def _identity(self) -> dict[str, object]:
         session = self._session

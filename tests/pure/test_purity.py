@@ -38,7 +38,6 @@ ROOMS = sorted(
         "lifecycle/idle.py",
         "observe.py",
         "session/trace.py",
-        "telemetry/chain.py",
         "telemetry/redact.py",
         "telemetry/switch.py",
         "relay/answers.py",

@@ -10,6 +10,7 @@ import gzip
 import socket
 import threading
 import time
+from concurrent import futures
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,11 @@ class Collector:
         assert request.ParseFromString(body) == len(body)
         with self.changed:
             self.headers.append(headers)
+        self.decoded(request)
+
+    def decoded(self, request: Any) -> None:  # noqa: ANN401  one of three
+        """Keep what a request holds."""
+        with self.changed:
             self.requests += 1
             for each in getattr(request, "resource_spans", ()):
                 self.spans += _spans(each)
@@ -295,3 +301,32 @@ def _points(found: Any) -> list[Point]:  # noqa: ANN401  a ResourceMetrics
                     )
                 )  # fmt: skip
     return points
+
+
+@contextlib.contextmanager
+def collecting_grpc() -> Generator[Collector]:
+    """The same over gRPC, which always behaves well."""
+    import grpc
+
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    collector = Collector(f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
+
+    def export(request: Any, context: Any) -> bytes:  # noqa: ANN401  as gRPC has it
+        del context
+        collector.decoded(request)
+        # Every answer that has nothing to say is empty.
+        return b""
+
+    for signal, request in (
+        ("trace.v1.Trace", ExportTraceServiceRequest),
+        ("metrics.v1.Metrics", ExportMetricsServiceRequest),
+        ("logs.v1.Logs", ExportLogsServiceRequest),
+    ):
+        handler: Any = grpc.unary_unary_rpc_method_handler(export, request_deserializer=request.FromString)
+        name = f"opentelemetry.proto.collector.{signal}Service"
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
+    server.start()
+    try:
+        yield collector
+    finally:
+        server.stop(0).wait(PATIENCE)

@@ -112,9 +112,8 @@ class Outlet:
             self._open[told["id"]] = told
             if self._metrics is not None:
                 self._metrics.opened(told)
-        elif kind == "logs" and "logs" in self._queues:
-            for line in told:
-                self._queues["logs"].put(record_of(line, self._resource, self._scope))
+        elif kind == "log" and "logs" in self._queues:
+            self._queues["logs"].put(record_of(told, self._resource, self._scope))
         elif kind == "state":
             self._note_identity(told)
             if self._metrics is not None:

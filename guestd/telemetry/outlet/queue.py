@@ -37,6 +37,7 @@ class Queue:
     def __init__(self, name: str, limit: int, delay: float, send: Callable[[Sequence[Any]], Outcome]) -> None:
         self.name = name
         self._limit = limit
+        self._batch = min(BATCH, max(1, limit // 2))
         self._delay = delay
         self._send = send
         self._items: deque[Any] = deque()
@@ -57,13 +58,15 @@ class Queue:
         """To be sent. Never waits."""
         with self._changed:
             if len(self._items) + self._in_hand >= self._limit:
-                if self._pausing:
+                if self._pausing and self._in_hand:
                     self._stale = True
+                    self.dropped += self._in_hand
+                    self._in_hand = 0
                 elif self._items:
                     self._items.popleft()
                     self.dropped += 1
             self._items.append(item)
-            if self._stale or len(self._items) in {1, BATCH}:
+            if self._stale or len(self._items) in {1, self._batch}:
                 self._changed.notify_all()
 
     def flush(self) -> None:
@@ -101,9 +104,9 @@ class Queue:
             self._changed.wait_for(lambda: self._items)
             due = time.monotonic() + self._delay
             self._changed.wait_for(
-                lambda: self._flushing or len(self._items) >= BATCH, max(0.0, due - time.monotonic())
+                lambda: self._flushing or len(self._items) >= self._batch, max(0.0, due - time.monotonic())
             )
-            batch = [self._items.popleft() for _ in range(min(BATCH, len(self._items)))]
+            batch = [self._items.popleft() for _ in range(min(self._batch, len(self._items)))]
             self._busy, self._in_hand = True, len(batch)
             return batch
 
@@ -132,7 +135,6 @@ class Queue:
                 self._changed.wait_for(lambda: self._flushing or self._stale, wait)
                 self._pausing = False
                 if self._stale:
-                    self._stale, self._in_hand = False, 0
-                    self.dropped += len(batch)
+                    self._stale = False
                     return
             pause = min(2 * pause, _PAUSE_MAX)

@@ -31,6 +31,20 @@ class Head(NamedTuple):
     hash: str
 
 
+def head_line(head: Head) -> bytes:
+    """A head as it is kept in a file."""
+    # Of one length always, so that one write is all it takes.
+    return f"{head.n:020d} {head.hash}\n".encode()
+
+
+def read_head(data: bytes) -> Head | None:
+    """One that was kept so, or that a person has typed: number, space or colon, hash."""
+    number, _, digest = data.strip().replace(b":", b" ").partition(b" ")
+    if not number.isdigit() or len(digest) != len(NOTHING):
+        return None
+    return Head(int(number), digest.decode("ascii", "replace"))
+
+
 def seal(record: Mapping[str, object], head: Head) -> tuple[bytes, Head]:
     """The line of a record behind `head`, without its newline; and the head it then is."""
     n = head.n + 1
