@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 observers: list[Observer] = []
 
 
-def began(kind: str, thing: Hashable, **facts: object) -> None:
+def began(kind: str, thing: Hashable, /, **facts: object) -> None:
     """It has begun."""
     for each in observers:
         each.began(kind, thing, facts)
 
 
-def ended(kind: str, thing: Hashable, **facts: object) -> None:
+def ended(kind: str, thing: Hashable, /, **facts: object) -> None:
     """It has ended. One that nobody has heard the beginning of is told all the same."""
     for each in observers:
         each.ended(kind, thing, facts)
 
 
-def did(deed: str, who: str, **facts: object) -> None:
+def did(deed: str, who: str, /, **facts: object) -> None:
     """It was done. `who`: the peer, or "guestd"."""
     for each in observers:
         each.did(deed, who, facts)

@@ -37,7 +37,7 @@ _UNRECORDED = {
     "client",
     "token",
 }
-_RECORDED_TEXT = 1024
+_RECORDED_NAME, _RECORDED_TEXT = 64, 1024
 #: Not begun before the file systems that have to be there are there.
 _NEEDS_MOUNTS = {"exec", "shell"}
 
@@ -84,14 +84,15 @@ def _record(
 def _facts(channel: Channel, fields: Fields) -> dict[str, object]:
     if not observe.observers:
         return {}
-    facts: dict[str, object] = {
+    # What a client says stands apart: it is not to look like what guestd says.
+    asked: dict[str, object] = {
         key: value
         for key, value in fields.to_map().items()
         if key not in _UNRECORDED
+        and len(key) <= _RECORDED_NAME
         and (isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _RECORDED_TEXT))
     }
-    facts["job"] = channel.subject
-    return facts
+    return {"asked": asked or None, "job": channel.subject}
 
 
 class SessionOperations:

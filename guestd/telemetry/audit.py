@@ -107,7 +107,7 @@ class Audit:
         )
 
     def did(self, deed: str, who: str, facts: Mapping[str, object]) -> None:
-        self._note(deed, {"who": who, **facts})
+        self._note(deed, {**facts, "who": who})
 
     def ended_before(self, job: Job) -> None:
         """It ended under the supervisor before this one, which may not have told."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: What stands before the first record.
 NOTHING = "0" * 64
+#: Fields of the chain itself, which no record brings along.
+_OWN = {"n", "prev", "hash"}
 _END = b',"hash":"'
 _TAIL = len(_END) + 64 + len(b'"}')
 #: Breaks that are told one by one; all are counted.
@@ -49,7 +51,8 @@ def seal(record: Mapping[str, object], head: Head) -> tuple[bytes, Head]:
     """The line of a record behind `head`, without its newline; and the head it then is."""
     n = head.n + 1
     # Only ASCII, so that no reader has to guess; bytes that are no text stay visible as lone surrogates.
-    body = json.dumps({"n": n, **record, "prev": head.hash}, separators=(",", ":"), default=str)[:-1].encode()
+    facts = {name: value for name, value in record.items() if name not in _OWN}
+    body = json.dumps({"n": n, **facts, "prev": head.hash}, separators=(",", ":"), default=str)[:-1].encode()
     digest = sha256(body).hexdigest()
     return body + _END + digest.encode() + b'"}', Head(n, digest)
 

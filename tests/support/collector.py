@@ -322,7 +322,8 @@ def collecting_grpc() -> Generator[Collector]:
         ("metrics.v1.Metrics", ExportMetricsServiceRequest),
         ("logs.v1.Logs", ExportLogsServiceRequest),
     ):
-        handler: Any = grpc.unary_unary_rpc_method_handler(export, request_deserializer=request.FromString)
+        unary: Any = grpc.unary_unary_rpc_method_handler
+        handler: Any = unary(export, request_deserializer=request.FromString)
         name = f"opentelemetry.proto.collector.{signal}Service"
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Export": handler}),))
     server.start()

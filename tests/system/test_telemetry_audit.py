@@ -52,6 +52,17 @@ def test_it_says_who_did_what_when_and_what_came_of_it() -> None:
             peer.ask("kill", id="two", signal="KILL")
             peer.ask("timers", idle_timeout=1000)
             peer.ask("ps")
+            # Nobody writes the record of what they do themselves.
+            forged = {
+                "who": "nobody",
+                "n": 1,
+                "hash": "0",
+                "result": "refused",
+                "event": "nothing",
+                "at": 0,
+                "deed": "x",
+            }
+            peer.ask("busy", **forged, **{"for": 0.01})
         assert server.stop() == 0
         path = server.directory / "audit.jsonl"
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -74,11 +85,13 @@ def test_it_says_who_did_what_when_and_what_came_of_it() -> None:
     assert result["started_at"] - 1 < started["at"] <= ended["at"] < result["ended_at"] + 5
     refused = _of(records, "exec", result="conflict")
     assert "asked for differently" in refused["why"]
-    assert _of(records, "kill")["signal"] == "KILL"
+    assert _of(records, "kill")["asked"] == {"id": "two", "signal": "KILL"}
     assert _of(records, "job_ended", job="two")["signal"] == 9
-    assert _of(records, "timers")["idle_timeout"] == 1000
+    assert _of(records, "timers")["asked"] == {"idle_timeout": 1000}
     assert _of(records, "connection_began")["who"] == _of(records, "connection_ended")["who"] == me
     assert _of(records, "stop_ended")["cause"] == "signal"
+    busy = _of(records, "busy")
+    assert (busy["who"], busy["result"], busy["asked"]) == (me, "accepted", {**forged, "for": 0.01})
     assert not [each for each in records if each["event"] in {"ps", "status", "attachment_ended"}]
     assert '"output\\n"' not in text
     assert "hunter2" not in text
