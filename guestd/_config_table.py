@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from guestd._config_agent import Agent
 from guestd._config_declare import choice, key, number, path, seconds, section, size
+from guestd._config_files import Files
 from guestd._config_kinds import Boolean, Integer, ListOf, Octal, TableOf, Text
 from guestd._config_life import CommandLine, HealthCheck
 from guestd._config_mounts import Mount, Mounts, Storage
@@ -311,6 +312,7 @@ class Settings(Section):
         RelayTable(), {}, "none",
     )  # fmt: skip
     forward: Forward = section(Forward)
+    files: Files = section(Files)
 
     @property
     def spool_dir(self) -> str:

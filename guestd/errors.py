@@ -105,6 +105,20 @@ class BadOffset(GuestdError):
     http_status = 400
 
 
+class FileFailed(GuestdError):
+    """What was asked of a file cannot be done; `errno_name` is the kernel's word, `path` what it is about."""
+
+    code = "file"
+    http_status = 422
+
+
+class Corrupt(GuestdError):
+    """What arrived is not what was sent: their digests differ."""
+
+    code = "digest"
+    http_status = 422
+
+
 class ProtocolViolation(GuestdError):
     """The peer does not speak the protocol. Ends its connection and touches nothing else."""
 
@@ -199,8 +213,8 @@ _BY_CODE: dict[str, type[GuestdError]] = {
     cls.code: cls
     for cls in (
         InternalError, BadRequest, Unsupported, NotFound, Conflict, LimitReached, Unauthorized, Forbidden,
-        FlowControl, BadOffset, ProtocolViolation, VersionMismatch, ShuttingDown, TimedOut, PeerTooSlow,
-        Unavailable, ConnectionLost, MountFailed, Refused, BrokenOff, ConfigError,
+        FlowControl, BadOffset, FileFailed, Corrupt, ProtocolViolation, VersionMismatch, ShuttingDown, TimedOut,
+        PeerTooSlow, Unavailable, ConnectionLost, MountFailed, Refused, BrokenOff, ConfigError,
     )
 }  # fmt: skip
 

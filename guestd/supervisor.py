@@ -215,6 +215,7 @@ class _Supervisor:
                 if self._agents:
                     accepting.start_soon(self._let_guests_in, session, connections)
                 async with trio.open_nursery() as living:
+                    session.nursery = living
                     living.start_soon(session.life.run)
                     living.start_soon(session.telemetry.run)
                     living.start_soon(session.relays.run)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from guestd.client.channel import Channel
+    from guestd.client.files import Files
     from guestd.client.inbox import RoleName, ShellStart, Start
     from guestd.client.jobs import ExecOptions, Scope
     from guestd.client.link import Link
@@ -48,11 +49,21 @@ class Client(LifeOperations, MountOperations, ForwardOperations):
         self._connection = connection
         #: What the guest said of itself.
         self.hello = hello
+        self._files: Files | None = None
 
     @property
     def guest(self) -> dict[str, Any]:
         """Which guest this is: `boot_id`, `session_id`, `generation`, `previous`."""
         return identity(self.hello)
+
+    @property
+    def files(self) -> Files:
+        """The guest's files."""
+        if self._files is None:
+            from guestd.client.files import Files
+
+            self._files = Files(self._connection)
+        return self._files
 
     async def exec(self, argv: Sequence[str | bytes] | None = None, **options: Unpack[ExecOptions]) -> Job:
         """Start a command: `argv`, or `shell="a line for the shell"`. With an `id` of your own, asking again is safe.

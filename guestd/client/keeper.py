@@ -45,6 +45,15 @@ class Final(ConnectionLost):
     """A loss that no further attempt can cure."""
 
 
+def is_passing(error: GuestdError) -> bool:
+    """May another connection cure it?"""
+    return (
+        isinstance(error, _PASSING)
+        and not isinstance(error, Final)
+        and error.details.get("reason") not in _LASTING
+    )
+
+
 class Input:
     """Bytes given, and not yet known to be passed on. `start` is the offset of the first that is kept."""
 
@@ -269,12 +278,7 @@ class Keeper(Generic[JobT, ItemT]):
 
     def _is_passing(self, error: GuestdError) -> bool:
         # Who never reached the guest can see at once what is wrong: only a loss is worth waiting out.
-        return (
-            self._guest is not None
-            and isinstance(error, _PASSING)
-            and not isinstance(error, Final)
-            and error.details.get("reason") not in _LASTING
-        )
+        return self._guest is not None and is_passing(error)
 
     def _progress(self) -> object:
         """What changes when a connection brings anything: output that came, input that went."""

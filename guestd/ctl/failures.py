@@ -43,6 +43,8 @@ def report(error: errors.GuestdError, *, json: bool) -> int:
         print(json_text.dumps({"event": "error", **error.to_map()}, default=str))
         sys.stdout.flush()
     hint = next((text for kind, text in _NEXT if isinstance(error, kind)), "")
+    if "path" in error.details:
+        hint = ""  # those are about jobs
     if isinstance(error, errors.Conflict) and "another id" in error.message:
         hint = ""
     # Both codes are of files and mounts as well, whose messages say what there is.

@@ -28,6 +28,8 @@ _COMMANDS = {
     "kill": "guestd.ctl.queries:kill",
     "wait": "guestd.ctl.queries:wait",
     "record": "guestd.ctl.record:record",
+    "cp": "guestd.ctl.cp:cp",
+    "watch": "guestd.ctl.watch:watch",
     "status": "guestd.ctl.queries:status",
     "busy": "guestd.ctl.lifecycle:busy",
     "events": "guestd.ctl.lifecycle:events",

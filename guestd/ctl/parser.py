@@ -8,7 +8,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from guestd.ctl import arguments, forward_arguments, life_arguments, mount_arguments
+from guestd.ctl import arguments, files_arguments, forward_arguments, life_arguments, mount_arguments
 from guestd.wire.address import DEFAULT_PORT, FORMS
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ Run commands and shells in a guest, come back to them, end them.
   kill       end a job with all its processes, or send it a signal
   wait       wait for a job; ends with its status
   record     record a shell, to play it elsewhere
+  cp         copy files and folders, into the guest and out of it
+  watch      what happens to files in the guest
   mount      mount a file system in the guest
   unmount    take one down
   mounts     the file systems there are, and how they do
@@ -233,6 +235,7 @@ def _build() -> argparse.ArgumentParser:
     )
     arguments.record(command("record", arguments.RECORD, "guestctl record ID FILE [--idle-limit S]"))
     command("status", "The state of the guest.", "guestctl status")
+    files_arguments.add(command)
     mount_arguments.add(command)
     forward_arguments.add(command)
     life_arguments.add(command)

@@ -100,6 +100,14 @@ class Channel:
             self._close()
         return Outgoing(frame)
 
+    def relayed(self, kind: Kind, payload: bytes | memoryview) -> Outgoing:
+        """A control frame for `pull` to return, whose map is packed already."""
+        frame = encode(kind, self.number, bytes(payload))
+        self._state.sent(kind)
+        if self._state.closed:
+            self._close()
+        return Outgoing(frame)
+
     def wake(self) -> None:
         """There is something to pull."""
         if not self.ready:

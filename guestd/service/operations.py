@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Operation = Callable[[Session, Connection, Channel, Fields], None]
 
 #: Who only looks does not use the session.
-_ONLY_LOOK = {"audit", "commands", "events", "mounts", "ps", "status", "wait"}
+_ONLY_LOOK = {"audit", "commands", "events", "list", "mounts", "ps", "stat", "status", "wait", "watch"}
 #: Fields of a request that its record has: numbers, flags and short texts, but for these, which are in the job's own
 #: record, or secret, or about how something is shown.
 _UNRECORDED = {
@@ -66,6 +66,12 @@ _TABLE: dict[str, Operation] = {
     "forward": _late("forward", "forward"),
     "audit": _late("audit", "audit"),
     **{name: _late("lifecycle", name) for name in ("busy", "events", "timers", "stop", "resume")},
+    **{
+        name: _late("files", name)
+        for name in ("read", "write", "stat", "make", "remove", "move", "pack", "unpack", "watch")
+    },
+    "list": _late("files", "list_"),
+    "hash": _late("files", "hash_"),
 }
 
 

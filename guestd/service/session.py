@@ -12,6 +12,8 @@ from guestd.wire.hello import Hello
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import trio
+
     from guestd.config import Settings
     from guestd.lifecycle.life import Life
     from guestd.lifecycle.upgrade import Upgrade
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from guestd.relay.relays import Relays
     from guestd.service.bounds import Bounds
     from guestd.service.connection import Connection
+    from guestd.service.files import Files
     from guestd.session.jobs import Jobs
     from guestd.telemetry.telemetry import Telemetry
 
@@ -55,6 +58,10 @@ class Session:
     telemetry: Telemetry = field(init=False)
     #: So are these.
     relays: Relays = field(init=False)
+    #: For what outlives connections and is no job. Ends when the session has stopped.
+    nursery: trio.Nursery = field(init=False)
+    #: There from the first request about files on.
+    files: Files | None = None
 
     def hello(self, features: list[str], bounds: Bounds) -> Hello:
         return Hello(

@@ -36,17 +36,21 @@ def pack(fields: Mapping[str, object]) -> bytes:
 def unpack(frame: Frame) -> dict[str, Any]:
     """The map a control frame carries."""
     try:
-        fields: object = msgpack.unpackb(
-            frame.payload,
-            raw=False,
-            strict_map_key=False,
-            unicode_errors="surrogateescape",
-        )
+        fields: object = _unpackb(frame.payload)
     except (ValueError, TypeError, RecursionError) as error:
         raise ProtocolViolation(f"the payload of {frame.kind.name} is not MessagePack: {error}") from error
     if not isinstance(fields, dict):
         raise ProtocolViolation(f"the payload of {frame.kind.name} is a {type(fields).__name__}, not a map")
     return cast("dict[str, Any]", fields)
+
+
+def unpack_payload(payload: bytes | memoryview) -> dict[str, Any]:
+    """The same for what a process of guestd's own has packed."""
+    return cast("dict[str, Any]", _unpackb(payload))
+
+
+def _unpackb(payload: bytes | memoryview) -> object:
+    return msgpack.unpackb(payload, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,6 @@
-"""The client knows the wire and the errors, guestctl knows the client: a host installs both without the rest."""
+"""The client knows the wire, the errors and how trees travel, guestctl knows the client: a host installs both without
+the rest.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import guestd
 
 ROOT = Path(guestd.__file__).parent
 MAY_KNOW = {
-    "client": {"client", "wire", "errors"},
+    "client": {"client", "wire", "errors", "tree"},
     "ctl": {"ctl", "client", "wire", "errors"},
 }
 

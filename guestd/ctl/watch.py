@@ -1,0 +1,80 @@
+"""watch: what happens to files in the guest, one event a line."""
+
+from __future__ import annotations
+
+import json as json_text
+import signal
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from guestd.client.tasks import background
+from guestd.ctl.dialing import dialer
+from guestd.ctl.failures import printable, say
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import AsyncIterator
+
+
+def watch(options: argparse.Namespace) -> int:
+    """0 at Ctrl+C, and when what is watched is gone."""
+    return trio.run(_watch, options)
+
+
+async def _watch(options: argparse.Namespace) -> int:
+    path = options.path.removeprefix(":") or "."
+    ignore: list[str] | None = [] if options.no_ignore else options.ignore
+    where: dict[str, Any] = {} if options.user is None else {"user": options.user}
+    async with dialer(options)() as client:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            done = trio.CancelScope()
+            async with background() as tasks:
+                tasks.start_soon(_cancel_at, signals, done)
+                with done:
+                    events = client.files.watch(
+                        path, recursive=not options.no_recursive, ignore=ignore, **where
+                    )
+                    async with aclosing(events):
+                        async for event in events:
+                            _show(event, json=options.json)
+    return 0
+
+
+async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        scope.cancel()
+
+
+def _show(event: dict[str, Any], *, json: bool) -> None:
+    if json:
+        print(json_text.dumps(event))
+    else:
+        text = line(event)
+        if text:
+            print(text)
+    sys.stdout.flush()
+
+
+def line(event: dict[str, Any]) -> str:
+    """What a person reads; empty for what only programs need. What has to be heard goes to stderr."""
+    kind = event["event"]
+    path = printable(str(event.get("path", ""))) + ("/" if event.get("dir") else "")
+    match kind:
+        case "watching":
+            say(f"watching {event.get('watches', 0)} folders; Ctrl+C ends it")
+        case "rescan":
+            say("more happened than could be told; this is all there is now:")
+        case "limit" | "unreadable":
+            say(f"{event.get('path')!r}: {event.get('message')}")
+        case "gone":
+            say("what was watched is gone")
+        case "moved":
+            return f"{kind:<10}  {path} -> {printable(str(event.get('to', '')))}"
+        case "listed":
+            pass
+        case _:
+            return f"{kind:<10}  {path}"
+    return ""
