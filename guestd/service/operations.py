@@ -39,7 +39,10 @@ _UNRECORDED = {
 }
 _RECORDED_NAME, _RECORDED_TEXT = 64, 1024
 #: Not begun before the file systems that have to be there are there.
-_NEEDS_MOUNTS = {"exec", "shell"}
+_OF_FILES = {
+    "hash", "list", "make", "move", "pack", "read", "remove", "stat", "unpack", "watch", "write",
+}  # fmt: skip
+_NEEDS_MOUNTS = {"exec", "shell"} | _OF_FILES
 
 
 def _late(module: str, name: str) -> Operation:
@@ -66,12 +69,7 @@ _TABLE: dict[str, Operation] = {
     "forward": _late("forward", "forward"),
     "audit": _late("audit", "audit"),
     **{name: _late("lifecycle", name) for name in ("busy", "events", "timers", "stop", "resume")},
-    **{
-        name: _late("files", name)
-        for name in ("read", "write", "stat", "make", "remove", "move", "pack", "unpack", "watch")
-    },
-    "list": _late("files", "list_"),
-    "hash": _late("files", "hash_"),
+    **{name: _late("files", {"list": "list_", "hash": "hash_"}.get(name, name)) for name in _OF_FILES},
 }
 
 
@@ -126,10 +124,10 @@ class SessionOperations:
         operation = _TABLE.get(name)
         if operation is None:
             return None
-        if name in _ONLY_LOOK:
-            return lambda connection, channel, fields: operation(self._session, connection, channel, fields)
-        self._session.requested = (name, time.monotonic())
-        recorded = partial(_record, name, operation)
+        recorded = operation
+        if name not in _ONLY_LOOK:
+            self._session.requested = (name, time.monotonic())
+            recorded = partial(_record, name, operation)
         if name in _NEEDS_MOUNTS:
             return lambda connection, channel, fields: self._begin_with_mounts(
                 recorded, connection, channel, fields
