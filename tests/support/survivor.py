@@ -71,6 +71,15 @@ class Survivor:
             os.kill(found["pid"], signal.SIGKILL)
         return int(found["generation"])
 
+    def serve_pid(self) -> int | None:
+        """The child of PID 1 that is serve, ready or not; None while there is none."""
+        with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
+            for word in file.read().split():
+                with contextlib.suppress(OSError), open(f"/proc/{word}/cmdline", "rb") as command:
+                    if b"serve" in command.read().split(b"\0"):
+                        return int(word)
+        return None
+
     async def upgrade(self) -> int:
         """Have it replaced in order; returns the generation that went."""
         async with self.connected() as client:
@@ -85,15 +94,15 @@ class Survivor:
 
 
 @contextlib.contextmanager
-def surviving(config: str = "") -> Generator[Survivor]:
-    """Run it around a block; at its end it must end in order."""
+def surviving(config: str = "", path: str = "") -> Generator[Survivor]:
+    """Run it around a block; at its end it must end in order. `path`: where Python looks for modules first."""
     with tempfile.TemporaryDirectory(prefix="guestd-") as name:
         directory = Path(name)
         (directory / "guestd.toml").write_text(config)
         address = f"unix:{directory}/guestd.sock"
         environment = {key: os.environ[key] for key in ("PATH", "HOME", "LANG") if key in os.environ}
         environment |= {
-            "PYTHONPATH": str(Path(guestd.__file__).resolve().parents[1]),
+            "PYTHONPATH": ":".join(filter(None, (path, str(Path(guestd.__file__).resolve().parents[1])))),
             "GUESTD_RUNTIME_DIR": name,
             "PYTHONWARNINGS": "error",
         }
