@@ -6,6 +6,7 @@ docs/configuration.md shows the same. What is in force when all the sources have
 from __future__ import annotations
 
 from guestd._config_agent import Agent
+from guestd._config_agentcore import AgentCore
 from guestd._config_declare import choice, key, number, path, seconds, section, size
 from guestd._config_files import Files
 from guestd._config_kinds import Boolean, Integer, ListOf, Octal, TableOf, Text
@@ -313,6 +314,7 @@ class Settings(Section):
     )  # fmt: skip
     forward: Forward = section(Forward)
     files: Files = section(Files)
+    agentcore: AgentCore = section(AgentCore)
 
     @property
     def spool_dir(self) -> str:

@@ -290,6 +290,7 @@ class _Supervisor:
     async def _make_room(self, session: Session, leaving: trio.Event) -> None:
         """For another version, once it is to come: it takes up everything where this one leaves it."""
         await leaving.wait()
+        session.leaving = True
         _log.info("making room for another supervisor: %d jobs run", session.jobs.running)
         error = ShuttingDown(
             "guestd is being replaced by another version, and everything goes on; come back at once"

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import trio
 
     from guestd.config import Settings
-    from guestd.lifecycle.life import Life
+    from guestd.lifecycle.life import Life, Peer
     from guestd.lifecycle.upgrade import Upgrade
     from guestd.process.reaper import Reaper
     from guestd.process.spawn import Spawner
     from guestd.relay.relays import Relays
+    from guestd.service.agentcore.surface import Surface
     from guestd.service.bounds import Bounds
-    from guestd.service.connection import Connection
     from guestd.service.files import Files
     from guestd.session.jobs import Jobs
     from guestd.telemetry.telemetry import Telemetry
@@ -39,7 +39,7 @@ class Session:
     has_cgroups: bool
     upgrade: Upgrade
     boot_id: str
-    connections: set[Connection] = field(default_factory=set["Connection"])
+    connections: set[Peer] = field(default_factory=set["Peer"])
     listening: list[str] = field(default_factory=list[str])
     session_id: str = field(default_factory=lambda: os.urandom(16).hex())
     generation: int = 0
@@ -49,6 +49,10 @@ class Session:
     served: int = 0
     #: Of those connections, how many are of the guest's own programs.
     guests: int = 0
+    #: Another guestd takes over in a moment: what would begin now is for that one.
+    leaving: bool = False
+    #: What HTTP requests are for, once there was one.
+    surface: Surface | None = None
     #: Ids this session had before it was resumed, oldest first: who knew it by one of them finds its jobs here.
     previous: list[str] = field(default_factory=list[str])
     #: The last request that counts as use, and when, by the monotonic clock.

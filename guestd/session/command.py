@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from guestd.session.program import Programs
     from guestd.session.terms import Surroundings
 
+_log = logging.getLogger("guestd.jobs")
 STDOUT, STDERR = 1, 2
 STREAM_NAMES = {STDOUT: "stdout", STDERR: "stderr"}
 
@@ -33,6 +35,8 @@ class CommandRequest(ProgramRequest):
 
     stdin: str
     spool: bool
+    #: A file of at most so many bytes, which holds nobody up when it is full. None: as the settings have it.
+    spool_limit: int | None = None
 
 
 class Command:
@@ -112,7 +116,7 @@ class Command:
                 read, write = os.pipe2(os.O_CLOEXEC)
                 theirs.callback(os.close, write)
                 plan.fds[stream] = write
-                spool = self._spool() if request.spool else None
+                spool = self._spool(request.spool_limit) if request.spool else None
                 recording = Recording(
                     stream,
                     STREAM_NAMES[stream],
@@ -127,6 +131,13 @@ class Command:
             ours.pop_all()
             return theirs.pop_all().close
 
-    def _spool(self) -> Spool:
+    def _spool(self, limit: int | None) -> Spool | None:
         settings = self._programs.settings
-        return Spool(settings.spool_dir, settings.command.spool_limit)
+        if limit is None:
+            return Spool(settings.spool_dir, settings.command.spool_limit)
+        try:
+            return Spool(settings.spool_dir, limit, patient=False)
+        except OSError as error:
+            # It was a wish: the command goes without.
+            _log.warning("no spool file in %s: %s", settings.spool_dir, error.strerror)
+            return None

@@ -120,7 +120,8 @@ class Recording:
     @property
     def held_bytes(self) -> int:
         """How much memory it takes."""
-        return min(self.end, self.capacity + self.capacity // 4 + len(self._tail))
+        spooled = self.spool.end if self.spool is not None and not self.spool.patient else 0
+        return min(self.end, self.capacity + self.capacity // 4 + len(self._tail)) + spooled
 
     def read(self, offset: int, most: int) -> Piece:
         """What is there from `offset` on; a later offset in the piece means that the bytes between are gone."""

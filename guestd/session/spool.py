@@ -2,7 +2,8 @@
 
 While it has room, everything on the tape is in the file too, so nobody needs to hold the producer. When it is
 full (its limit, or the disk's), the tape goes on by itself, and the producer waits for whoever holds it:
-slower, but nothing is lost. With nobody there it waits until somebody is.
+slower, but nothing is lost. With nobody there it waits until somebody is; unless the spool is not `patient`: then what
+the file has no room for is lost to those who come later, and nobody waits.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
 class Spool:
     """One stream's file. It has no name: it is gone with the last process that holds it."""
 
-    def __init__(self, folder: str, limit: int) -> None:
+    def __init__(self, folder: str, limit: int, *, patient: bool = True) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         self._limit = limit
+        self.patient = patient
         self._writing = False
         self._closed = False
         self.end = 0
@@ -63,7 +65,7 @@ class Spool:
         """Where the producer has to wait for its readers: nowhere while the file takes everything."""
         if not self.full:
             return None
-        return min(positions, default=self.end)
+        return min(positions, default=self.end if self.patient else None)
 
     def close(self) -> None:
         self._closed = True

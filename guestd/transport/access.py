@@ -32,6 +32,8 @@ class Access:
         self._uids = {0, os.geteuid(), *settings.access.unix_uids}
         self._cids = set(settings.access.vsock_cids)
         self._token = read_token(settings.token_file) if settings.token_file else None
+        surface = settings.agentcore.token_file
+        self._surface_token = read_token(surface) if surface else None
 
     @property
     def has_token(self) -> bool:
@@ -56,14 +58,23 @@ class Access:
             if cid not in self._cids:
                 raise Forbidden(f"CID {cid} may not connect here; the host is 2 (access.vsock_cids)")
 
+    def token_for(self, family: int) -> bytes | None:
+        """What is asked for over sockets of that family."""
+        return self._token if family in {socket.AF_INET, socket.AF_INET6} else None
+
+    def http_token_for(self, family: int) -> bytes | None:
+        """What requests over HTTP have to bring over those."""
+        return self._surface_token or self.token_for(family)
+
     def check_hello(self, family: int, hello: Hello) -> None:
         """The token, where one is asked for: over TCP. The comparison takes as long whatever is given."""
-        if self._token is None or family not in {socket.AF_INET, socket.AF_INET6}:
+        token = self.token_for(family)
+        if token is None:
             return
         import hmac
 
         given = (hello.token or "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, self._token):
+        if not hmac.compare_digest(given, token):
             raise Unauthorized(
                 "this listener wants a token: the one in the guest's token_file, in HELLO `token`"
             )

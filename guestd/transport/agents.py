@@ -75,7 +75,7 @@ class AgentDoor:
     async def accept(self, listener: Listener, connections: trio.Nursery) -> None:
         """Accept until cancelled; each connection is a task of `connections`."""
         while True:
-            sock = await next_peer(listener)
+            sock = await next_peer(listener, self._session)
             try:
                 pid, uid, _ = credentials(sock)
                 refusal = self._refusal(uid)

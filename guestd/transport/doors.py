@@ -58,7 +58,7 @@ class Doors:
     async def accept(self, listener: Listener, connections: trio.Nursery) -> None:
         """Accept until cancelled; each connection is a task of `connections`."""
         while True:
-            connections.start_soon(self._serve, await next_peer(listener))
+            connections.start_soon(self._serve, await next_peer(listener, self._session))
 
     async def _serve(self, sock: socket.socket) -> None:
         self._waiting += 1
@@ -114,11 +114,7 @@ class Doors:
 
             family = sock.family
             await serve_http(
-                sock,
-                peer,
-                self._session.settings.limits.handshake,
-                lambda link: self._serve_link(link, family),
-                pages=self._access.has_token or family not in {socket.AF_INET, socket.AF_INET6},
+                sock, peer, self._session, self._access, lambda link: self._serve_link(link, family)
             )
         elif first:
             raise ProtocolViolation(
@@ -140,10 +136,12 @@ class Doors:
             session.connections.discard(connection)
 
 
-async def next_peer(listener: Listener) -> socket.socket:
-    """Whoever connects next."""
+async def next_peer(listener: Listener, session: Session) -> socket.socket:
+    """Whoever connects next. Those who come while guestd makes room wait for the one after it, which listens too."""
     while True:
         await trio.lowlevel.wait_readable(listener.sock)
+        if session.leaving:
+            await trio.sleep_forever()
         try:
             sock, _ = listener.sock.accept()
         except BlockingIOError:

@@ -15,14 +15,13 @@ from guestd.errors import ProtocolViolation
 from guestd.wire.frames import HANDSHAKE_FRAME_LIMIT, HEAD, parse_message
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from guestd.service.link import Outgoing
     from guestd.wire.frames import Frame
 
 #: What `length` takes in a native frame's head.
 _LENGTH_SIZE = 4
-RECEIVE_BUFFER_SIZE = 64 * 1024
 _CLOSE_PATIENCE = 1.0
 
 
@@ -71,3 +70,12 @@ class WebSocketLink:
     async def close(self) -> None:
         with trio.move_on_after(_CLOSE_PATIENCE):
             await self._websocket.aclose()
+
+
+async def serve_native(
+    websocket: WebSocketConnection, peer: str, serve: Callable[[WebSocketLink], Awaitable[None]]
+) -> None:
+    """Serve whoever has come this way."""
+    link = WebSocketLink(websocket, peer)
+    await serve(link)
+    await link.close()

@@ -49,6 +49,12 @@ ROOMS = sorted(
         "storage/packing.py",
         "tree/tarformat.py",
         "tree/tarread.py",
+        "service/agentcore/bearer.py",
+        "service/agentcore/channels.py",
+        "service/agentcore/eventstream.py",
+        "service/agentcore/failures.py",
+        "service/agentcore/routes.py",
+        "service/agentcore/text.py",
     )
     for file in ROOT.glob(pattern)
 )

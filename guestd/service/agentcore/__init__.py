@@ -1,0 +1,1 @@
+"""What clients of Amazon Bedrock AgentCore Runtime speak to: commands, shells, and the workload, over HTTP."""
