@@ -36,7 +36,7 @@ def mount(session: Session, connection: Connection, channel: Channel, fields: Fi
 
 def unmount(session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
     """Take one down, by path or name."""
-    given, force = fields.text("path", most=_TEXT_MAX), fields.flag("force")
+    force, given = fields.flag("force"), fields.text("path", most=_TEXT_MAX)
     session.life.mounts.find(given)
     channel.accept({})
 
@@ -64,12 +64,10 @@ def _read(fields: Fields) -> dict[str, object]:
     def text(name: str) -> str:
         return fields.text(name, "", most=_TEXT_MAX)
 
-    if not fields.has("path") and not fields.has("name"):
-        raise fields.bad("path", "a path, or a name for /mnt/NAME")
     program = fields.raw("program")
     mode = fields.integer("mode", None, most=_MODE_MAX)
     owner = fields.name_or_number("owner")
-    return {
+    found = {
         **{name: text(name) for name in ("name", "path", "source", "upper", "work", "env_file")},
         "type": fields.choice("type", TYPES, ""),
         "options": fields.texts("options", []),
@@ -86,3 +84,6 @@ def _read(fields: Fields) -> dict[str, object]:
         "program": text("program") if isinstance(program, str) else fields.texts("program", []),
         "env": fields.text_map("env"),
     }
+    if not fields.has("path") and not fields.has("name"):
+        raise fields.bad("path", "a path, or a name for /mnt/NAME")
+    return found

@@ -110,10 +110,11 @@ class SessionOperations:
     ) -> None:
         """What works on files waits for the file systems that have to be there, unless it is asked not to."""
         mounts = self._session.life.mounts
+        regardless = fields.flag("without_mounts")
         known = fields.raw("id")
         # Whoever comes back to a job starts nothing.
         is_there = isinstance(known, str) and self._session.jobs.knows(known)
-        if mounts.is_open or is_there or fields.flag("without_mounts"):
+        if mounts.is_open or is_there or regardless:
             operation(self._session, connection, channel, fields)
         else:
             connection.begin_later(

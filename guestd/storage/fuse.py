@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from guestd.storage.plan import PROGRAMS
+
 if TYPE_CHECKING:
     from guestd.storage.plan import Wanted
 
@@ -16,7 +18,7 @@ def command(one: Wanted, uid: int, gid: int) -> tuple[str, ...]:
     """The words of it. Files belong to that user, since most stores know of none. Options are the program's own:
     `endpoint-url=…` for mount-s3, `url=…` for s3fs.
     """
-    program = one.program or "mount-s3"
+    program = one.program or PROGRAMS[0]
     if not isinstance(program, str):
         return tuple(word.replace("{path}", one.path).replace("{source}", one.source) for word in program)
     if program == "s3fs":

@@ -6,7 +6,9 @@ for it any more; one of the settings is tried again all the same, ever more rare
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +39,7 @@ _LAZY = 5.0
 #: For a FUSE program to write what it holds, after its mount was taken down on request.
 _WRITING = 60.0
 _LEAST = 0.2
+_GONE = {"errno": errno.ENODEV}
 _REMOTE = {NFS, NINEP, VIRTIOFS, FUSE}
 TAKEN = "somebody has unmounted it; `guestctl mount {}` mounts it again"
 
@@ -280,27 +283,39 @@ class Keeper:
         """At the end of the session: all of these, in this order, each with its share of the time."""
         for entry in entries:
             entry.scope.cancel()
-        for at, entry in enumerate(entries):
-            mounted = visible(read_table(), entry.path)
-            if mounted is None:
-                continue
-            fields = next((each for each in told if each["path"] == entry.path), None)
-            share = max(_LEAST, (until() - trio.current_time()) / (len(entries) - at))
-            how, why, written = await self._end_one(entry, share)
-            if fields is None:
-                if entry.wanted.type in {TMPFS, BIND}:
-                    continue
-                fields = {
-                    "path": entry.path, "type": mounted.type, "source": mounted.source, "synced": False, "took": None,
-                    "why": None,
-                }  # fmt: skip
-                told.append(fields)
-            fields["unmounted"] = how
-            if entry.wanted.type == FUSE:
-                # The kernel has no way to flush these: what counts is that the program has ended well.
-                fields["synced"] = written
-                why = None if written else why or "its program did not end by itself after it was unmounted"
-            fields["why"] = why if why and not fields["synced"] else fields["why"]
+        try:
+            for at, entry in enumerate(entries):
+                share = max(_LEAST, (until() - trio.current_time()) / (len(entries) - at))
+                await self._end_and_tell(entry, share, told)
+        finally:
+            # A program that was not through by now has had its time; its mount goes with it.
+            for entry in entries:
+                if entry.job is not None:
+                    entry.job.end(EndedBy.STOP, grace=0)
+
+    async def _end_and_tell(self, entry: Entry, share: float, told: list[dict[str, Any]]) -> None:
+        mounted = visible(read_table(), entry.path)
+        if mounted is None:
+            return
+        how, why, written = await self._end_one(entry, share)
+        fields = next((each for each in told if each["path"] == entry.path), None)
+        if fields is None:
+            if entry.wanted.type in {TMPFS, BIND}:
+                return
+            fields = {
+                "path": entry.path, "type": mounted.type, "source": mounted.source, "synced": False, "took": None,
+                "why": None,
+            }  # fmt: skip
+            told.append(fields)
+        fields["unmounted"] = how
+        if entry.wanted.type == FUSE:
+            # The kernel has no way to flush these: what counts is that the program has ended well.
+            fields["synced"] = written
+            fields["why"] = (
+                None if written else why or "its program did not end by itself after it was unmounted"
+            )
+        elif not fields["synced"]:
+            fields["why"] = fields["why"] or why
 
     async def _end_one(self, entry: Entry, share: float) -> tuple[str | None, str | None, bool]:
         """How it was unmounted, what was in the way, and whether its program has written all."""
@@ -335,7 +350,9 @@ class Keeper:
             table = read_table()
             for each in entries:
                 if each.is_there:
-                    found = looked.get(each.path)
+                    found = (
+                        _GONE if each.device and not _is_there(each.device["name"]) else looked.get(each.path)
+                    )
                     each.looked = found or each.looked
                     least = float(self._mounts.settings.storage.space)
                     now = troubles(each.wanted, visible(table, each.path), found, least, each.troubles)
@@ -355,6 +372,11 @@ class Keeper:
         for name in before:
             if name not in now:
                 say("mount_recovered", path=entry.path, trouble=name)
+
+
+def _is_there(name: str) -> bool:
+    """Does the kernel still have that disk?"""
+    return os.path.exists(f"/sys/class/block/{name}")
 
 
 async def _when_ended(entry: Entry, scope: trio.CancelScope) -> None:

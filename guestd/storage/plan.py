@@ -63,7 +63,9 @@ class Wanted:
         self.upper: str = _normal(str(fields.get("upper") or ""))
         self.work: str = _normal(str(fields.get("work") or "")) or _work_of(self.upper)
         program = fields.get("program")
-        self.program: str | tuple[str, ...] = program if isinstance(program, str) else tuple(_texts(program))
+        self.program: str | tuple[str, ...] = (
+            program if isinstance(program, str) else tuple(_texts(program)) or ""
+        )
         self.env: dict[str, str] = _text_map(fields.get("env"))
         self.env_file: str = str(fields.get("env_file") or "")
 
@@ -153,7 +155,7 @@ def _mistakes(at: int, one: Wanted) -> Iterator[Mistake]:
         yield wrong(
             "path", f"is {one.path}, which the machine itself needs", f"expected one such as {PARENT}/data"
         )
-    if not one.name or len(one.name) > 64 or not _NAME.issuperset(one.name) or not one.name[0].isalnum():
+    elif not one.name or len(one.name) > 64 or not _NAME.issuperset(one.name) or not one.name[0].isalnum():
         fix = "expected a letter or digit, then up to 63 letters, digits, . _ or -"
         yield wrong("name", f'is "{one.name[:80]}"', fix)
     yield from (wrong(*each) for each in _CHECKS[one.type](one))
@@ -226,7 +228,7 @@ def _of_tmpfs(one: Wanted) -> Iterator[tuple[str, str, str]]:
 
 
 def _of_fuse(one: Wanted) -> Iterator[tuple[str, str, str]]:
-    program = one.program
+    program = one.program or PROGRAMS[0]
     if isinstance(program, str) and program not in PROGRAMS:
         fix = f"expected one of {', '.join(PROGRAMS)}, or a list of words that runs in the foreground"
         yield "program", f'is "{program[:80]}"', fix

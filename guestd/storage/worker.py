@@ -228,7 +228,8 @@ def _grow(request: dict[str, Any]) -> dict[str, Any]:
         try:
             grow(root, size)
         except OSError as error:
-            raise _Failed("what", f"it could not be grown: {error.strerror}", error.errno or 0) from None
+            need = "; guestd needs CAP_SYS_RESOURCE for that" if error.errno == errno.EPERM else ""
+            raise _Failed("what", f"it could not grow: {error.strerror}{need}", error.errno or 0) from None
         after = _size(root)
     finally:
         os.close(root)

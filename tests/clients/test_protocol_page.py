@@ -133,7 +133,21 @@ def test_the_session_on_the_page(peer: Peer) -> None:
 
 @pytest.mark.parametrize(
     "op",
-    ["exec", "attach", "wait", "kill", "shell", "busy", "timers", "events", "stop", "resume", "upgrade"],
+    [
+        "exec",
+        "attach",
+        "wait",
+        "kill",
+        "shell",
+        "busy",
+        "timers",
+        "events",
+        "stop",
+        "resume",
+        "upgrade",
+        "mount",
+        "unmount",
+    ],
 )
 def test_every_field_is_read_and_judged_by_its_name(peer: Peer, op: str) -> None:
     """What is documented and not read would be ignored, and so would a wrong value of it."""
