@@ -7,7 +7,7 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import client_rows, exec_rows, serve_rows, shell_rows, term_rows
+from bench import client_rows, exec_rows, serve_rows, shell_rows, telemetry_rows, term_rows
 from bench.measure import SubjectFailed
 from bench.report import Budget, Line
 
@@ -105,6 +105,27 @@ ROWS = (
         shell_rows.restore_plain,
     ),
     Row(
+        "telemetry.exec",
+        "exec.rtt with telemetry, to the same without; p50",
+        "ms",
+        None,
+        telemetry_rows.command,
+    ),
+    Row(
+        "telemetry.exec_hanging",
+        "the same with a collector that never answers",
+        "ms",
+        None,
+        telemetry_rows.command_hanging,
+    ),
+    Row(
+        "telemetry.lag",
+        "a ping while commands run, with telemetry, to the same without; p99",
+        "ms",
+        None,
+        telemetry_rows.lag,
+    ),
+    Row(
         "boot.ready",
         "from exec of `guestd serve` to READY",
         "ms",
@@ -117,6 +138,13 @@ ROWS = (
         "MB",
         Budget("value at most", 34),
         serve_rows.idle_memory,
+    ),
+    Row(
+        "mem.telemetry",
+        "resident memory of `guestd serve` with telemetry",
+        "MB",
+        Budget("value at most", 48),
+        telemetry_rows.memory,
     ),
     Row(
         "mem.shell",
