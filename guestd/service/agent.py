@@ -8,6 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import guestd
+from guestd import observe
 from guestd.lifecycle.idle import Hold
 from guestd.service.lifecycle import Following, Holding
 
@@ -95,12 +96,14 @@ class GuestOperations:
         by = f"{self._guest} ({name})" if name else str(self._guest)
         if not fields.has("for"):
             channel.handler = Holding(watch, watch.hold(Hold(by, inf, uid, name), bounds.leases))
+            observe.did("busy", str(self._guest), by=name or None)
             channel.accept({"by": by})
             return
         seconds = fields.seconds("for")
         if seconds > bounds.longest_lease:
             raise fields.bad("for", f"at most {bounds.longest_lease:g} seconds (agent.longest_lease)")
         watch.hold(Hold(by, self._session.clock()[1] + seconds, uid, name), bounds.leases)
+        observe.did("busy", str(self._guest), by=name or None, seconds=seconds)
         channel.accept({})
         channel.end({"by": by, "for": seconds})
 

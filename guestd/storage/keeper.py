@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from guestd import observe
 from guestd.errors import MountFailed, StartFailed
 from guestd.storage.ask import MountTrouble, Outside
 from guestd.storage.attempt import Attempt
@@ -112,15 +113,22 @@ class Keeper:
                 entry.state = MOUNTING
                 entry.attempts += 1
                 begun = trio.current_time()
+                wanted = entry.wanted
+                observe.began("mount", entry, path=entry.path, type=wanted.type, source=wanted.source)
                 await Attempt(entry, self.outside, self._mounts.resolve, self._mounts.events.say).run()
             except MountTrouble as trouble:
                 entry.why, entry.said = trouble.why, trouble.said
                 permanent = trouble.stage in {"where", "program"}
             except StartFailed as failure:
                 entry.why, entry.said, permanent = failure.message.removeprefix("could not start: "), [], True
+            except trio.Cancelled:
+                observe.ended("mount", entry, why="nobody wants it any more")
+                raise
             else:
+                observe.ended("mount", entry, adopted=entry.adopted)
                 self._has_mounted(entry, trio.current_time() - begun)
                 return None
+            observe.ended("mount", entry, path=entry.path, why=entry.why)
             entry.step = ""
             _log.info("%s is not mounted: %s", entry.path, entry.why)
             if permanent or trio.current_time() + delay >= due or entry.settled.is_set():
@@ -197,6 +205,7 @@ class Keeper:
         entry.troubles = {}
         again = not taken and may_come_back(entry.wanted)
         self._mounts.events.say("mount_lost", path=entry.path, why=entry.why, again=again)
+        observe.did("mount_lost", "guestd", path=entry.path, why=entry.why, again=again)
         _log.warning("%s is lost: %s", entry.path, entry.why)
         if self._mounts.is_resting:
             await trio.sleep_forever()
@@ -225,9 +234,13 @@ class Keeper:
         await entry.done.wait()
         ways: list[str] = []
         if entry.state in {MOUNTED, LOST} and visible(read_table(), entry.path) is not None:
+            unmounting = ("unmount", entry)
+            observe.began("unmount", unmounting, path=entry.path, force=force)
             try:
                 ways = await self._unmount(entry, entry.wanted.timeout, force=force)
+                observe.ended("unmount", unmounting)
             except MountTrouble as trouble:
+                observe.ended("unmount", unmounting, why=trouble.why)
                 self._mounts.resume(entry)
                 raise MountFailed(trouble.why, path=entry.path, said=trouble.said or None) from None
         await self._let_write(entry, _WRITING)

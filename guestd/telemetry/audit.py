@@ -35,7 +35,7 @@ _WRITERS, _READERS = trio.CapacityLimiter(1), trio.CapacityLimiter(2)
 #: Things of which the beginning is remembered at once.
 _OPEN_MAX = 100_000
 #: Kinds whose end alone is a record, which has their beginning in it. What is not here has two.
-_ONLY_END = frozenset({"job", "resume", "stop", "workload_start"})
+_ONLY_END = frozenset({"job", "resume", "stop", "workload_start", "mount", "unmount", "relay", "forward"})
 #: Kinds that are no deeds of their own: a request has said the same already, or the guest's own programs do it.
 _UNRECORDED = frozenset({"attachment", "forward", "relay"})
 

@@ -70,8 +70,6 @@ class Telemetry:
         #: What is wrong with how it was set up; the session goes on without it.
         self._failure: str | None = None
         self._lags: list[float] = []
-        #: Told as metrics: whether each mount works, by its path.
-        self.mounts: Callable[[], Mapping[str, bool]] = dict
         if settings.audit.enabled:
             self.audit = Audit(settings, session.clock, self._identity)
             observe.observers.append(self.audit)
@@ -226,7 +224,9 @@ class Telemetry:
             "tapes": sum(job.held_bytes for job in jobs),
             "restarts": session.generation - len(session.previous),
             "workload_starts": 0 if life.workload is None else life.workload.starts,
-            "mounts": dict(self.mounts()),
+            "mounts": {
+                mount.path: mount.is_there and not mount.troubles for mount in life.mounts.entries.values()
+            },
             "activity": life.watch.describe(),
             "lags": lags,
             "cpu": usage.ru_utime + usage.ru_stime,

@@ -14,6 +14,7 @@ from tests.support.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
 
     from tests.support.server import Server
 
@@ -272,3 +273,20 @@ def test_grpc_when_the_variables_say_so() -> None:
         collector.span(guestd__job__id="one", guestd__kind="job")
         collector.log("exec")
         collector.point("guestd.jobs.ended")
+
+
+def test_mounts_and_the_guest_s_own_programs_are_seen_too(collector: Collector, tmp_path: Path) -> None:
+    place = tmp_path / "memory"
+    with exporting(collector) as (server, peer):
+        peer.ask("mount", path=str(place), type="tmpfs", source="tmpfs")
+        span = collector.span("mount", guestd__mount__path=str(place))
+        assert (span.failed, span.attributes["guestd.mount.type"]) == (False, "tmpfs")
+        collector.until(
+            lambda: collector.point("guestd.mount.healthy", guestd__mount__path=str(place)).value == 1
+        )
+        peer.ask("unmount", path=str(place))
+        assert not collector.span("unmount", guestd__unmount__path=str(place)).failed
+        collector.log("unmount_ended")
+        text = (server.directory / "audit.jsonl").read_text()
+        assert text.count('"event":"mount_ended"') == 1
+        assert text.count('"event":"mount"') == 1
