@@ -152,7 +152,8 @@ class _Supervisor:
         spawner = Spawner(own, reaper)
         _protect(settings.supervisor.oom_score_adj, spawner)
         store = FdStore(
-            self._environ, {name: len(fds) for name, fds in self._handed.items() if is_kept(name)}
+            self._environ,
+            {name: len(fds) for name, fds in self._handed.items() if is_kept(name) or name.startswith(RELAY)},
         )
         identity = SessionPage.find(self._handed, store)
         statuses = Statuses(next(iter(self._handed.get(INIT, ())), None), _clock)

@@ -141,12 +141,17 @@ def show_status(found: dict[str, Any]) -> str:
             for each in mounts.get("troubles") or ()
         ),
         ("listening", ", ".join(str(each) for each in found.get("listening") or ())),
-        ("connections", str(found.get("connections", "?"))),
+        ("connections", _connections(found)),
         ("boot", str(found.get("boot_id", "?"))),
         *([("started", timeline)] if (timeline := show_timeline(found)) else []),
         ("session", f"{found.get('session_id', '?')}, generation {found.get('generation', '?')}"),
     ]
     return "\n".join(f"{name:<12}{printable(text)}" for name, text in lines)
+
+
+def _connections(found: dict[str, Any]) -> str:
+    guests = found.get("guests")
+    return f"{found.get('connections', '?')}{f', and {guests} of programs of the guest' if guests else ''}"
 
 
 def _map(found: dict[str, Any], name: str) -> dict[str, Any]:

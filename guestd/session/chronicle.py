@@ -124,20 +124,31 @@ class SessionPage:
         page: SessionPage | None = None
         for fd in handed.get(SESSION_GROUP, ()):
             try:
-                memory = LedgerMemory.adopt(fd)
-            except ValueError:
+                page = cls._read(LedgerMemory.adopt(fd), store)
+                break
+            except (KeyError, TypeError, ValueError) as error:
+                # Of another version, or of one that died before it had written a word. A session that begins anew is
+                # better than a supervisor that cannot begin.
+                _log.warning("what was known of the session is not understood: %s", repr(error))
                 os.close(fd)
-                continue
-            found = cast("dict[str, Any]", msgpack.unpackb(memory.ledger.read()))
-            page = cls(store, memory, found["session_id"], found["generation"] + 1, found["previous"])
-            page.use = found["use"]
-            page.mounts = found.get("mounts") or []
-        if page is None:
-            memory = LedgerMemory(_SESSION_MAX) if store.there else None
-            page = cls(store, memory, os.urandom(16).hex(), 0, [])
-            if memory is not None:
-                store.keep(SESSION_GROUP, [memory.fd])
+                store.forget(SESSION_GROUP)
+        if page is not None:
+            page.write(page.session_id, page.generation, page.previous)
+            return page
+        memory = LedgerMemory(_SESSION_MAX) if store.there else None
+        page = cls(store, memory, os.urandom(16).hex(), 0, [])
+        # First written, then kept: whoever finds it can read it.
         page.write(page.session_id, page.generation, page.previous)
+        if memory is not None:
+            store.keep(SESSION_GROUP, [memory.fd])
+        return page
+
+    @classmethod
+    def _read(cls, memory: LedgerMemory, store: FdStore) -> SessionPage:
+        found = cast("dict[str, Any]", msgpack.unpackb(memory.ledger.read()))
+        page = cls(store, memory, found["session_id"], found["generation"] + 1, found["previous"])
+        page.use = found["use"]
+        page.mounts = found.get("mounts") or []
         return page
 
     def write(self, session_id: str, generation: int, previous: list[str]) -> None:
