@@ -54,7 +54,8 @@ def _read(options: argparse.Namespace) -> dict[str, Any]:
     fields = {name: value for name in _FIELDS if (value := getattr(options, name)) is not None}
     if source:
         fields["source"] = source[0]
-        fields.setdefault("type", _type_of(source[0]))
+        if options.type is None:
+            fields["type"] = _type_of(source[0])
     if path.startswith("/"):
         fields["path"] = path
     elif source or options.type:

@@ -67,7 +67,7 @@ def _read(fields: Fields) -> dict[str, object]:
     program = fields.raw("program")
     mode = fields.integer("mode", None, most=_MODE_MAX)
     owner = fields.name_or_number("owner")
-    found = {
+    found: dict[str, object] = {
         **{name: text(name) for name in ("name", "path", "source", "upper", "work", "env_file")},
         "type": fields.choice("type", TYPES, ""),
         "options": fields.texts("options", []),
