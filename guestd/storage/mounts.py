@@ -97,7 +97,7 @@ class Mounts:
     async def run(self) -> None:
         """Until cancelled."""
         from guestd.storage.keeper import Keeper
-        from guestd.storage.watch import Watch
+        from guestd.storage.lookout import Lookout
 
         try:
             async with trio.open_nursery() as self._nursery:
@@ -107,7 +107,7 @@ class Mounts:
                     if not self.refused:
                         self._nursery.start_soon(self._keeper.keep, entry)
                 self._nursery.start_soon(self.home.run, self)
-                self._nursery.start_soon(Watch(self, self._keeper).run)
+                self._nursery.start_soon(Lookout(self, self._keeper).run)
                 await trio.sleep_forever()
         finally:
             self._nursery = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _SECTOR = 512
 
 
-class Watch:
+class Lookout:
     """See the module."""
 
     def __init__(self, mounts: Mounts, keeper: Keeper) -> None:
