@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gues
 #: Debian's, by their paths: a program of the same name earlier in PATH may talk to another engine.
 _DOCKERD, _DOCKER = "/usr/sbin/dockerd", "/usr/bin/docker"
 _START_SECONDS = 60.0
+#: Its key, its plug-ins, its helper's sockets: written wherever its state is said to be.
+_ITS_OWN = ("/etc/docker", "/run/docker", "/run/containerd")
+#: The control group of its containers.
+_GROUP = f"guestd-tests-{uuid.uuid4().hex[:12]}"
 #: Of what builds leave for the next run.
 _KEPT = "4GB"
 
@@ -77,6 +82,8 @@ def started() -> Generator[Engine]:
     """An engine for as long as this is entered."""
     with contextlib.ExitStack() as ends, tempfile.TemporaryDirectory(prefix="guestd-engine-") as private:
         state = ends.enter_context(_state(Path(private)))
+        for place in _ITS_OWN:
+            ends.enter_context(_hidden(place))
         engine = Engine(f"{private}/docker.sock", Path(private) / "log")
         try:
             daemon = _start(engine, state, Path(private))
@@ -92,6 +99,21 @@ def started() -> Generator[Engine]:
         finally:
             daemon.terminate()
             daemon.wait(60)
+            for group in (*Path("/sys/fs/cgroup").glob(f"*/{_GROUP}"), Path("/sys/fs/cgroup", _GROUP)):
+                # Whoever is not quite gone yet keeps an empty directory of a control group, and nothing else.
+                with contextlib.suppress(OSError):
+                    group.rmdir()
+
+
+@contextlib.contextmanager
+def _hidden(place: str) -> Generator[None]:
+    """Memory in place of a directory that no option of the daemon's moves."""
+    os.makedirs(place, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "guestd-engine", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @contextlib.contextmanager
@@ -119,6 +141,7 @@ def _start(engine: Engine, state: Path, private: Path) -> subprocess.Popen[bytes
             [
                 _DOCKERD, "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--bridge=none",
                 "--storage-driver", _storage_driver(state), "--host", f"unix://{engine.socket}", "--group", "root",
+                "--cgroup-parent", f"/{_GROUP}",
                 "--data-root", str(state), "--exec-root", f"{private}/exec", "--pidfile", f"{private}/pid",
             ],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
