@@ -27,7 +27,7 @@ BASES = {
 
 def _image(docker: Engine, opt: str, place: Path, base: str) -> str:
     """The two lines of the README on top of `base`."""
-    name = f"guestd-on-{base.replace('/', '-').replace(':', '-')}"
+    name = f"guestd-on-{base.rpartition('/')[2].partition(':')[0]}"
     (place / "Dockerfile").write_text(
         f"FROM {base}\n"
         f"COPY --from={opt} /opt/guestd /opt/guestd\n"
