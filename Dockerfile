@@ -66,8 +66,12 @@ RUN useradd --create-home --shell /bin/bash --uid 1000 agent \
  && chown agent:agent /mnt/workspace
 COPY --from=guestd /opt/guestd /opt/guestd
 COPY systemd/guestd*.socket systemd/guestd.service /usr/lib/systemd/system/
+COPY systemd/sysusers.d/ /usr/lib/sysusers.d/
+COPY systemd/tmpfiles.d/ /usr/lib/tmpfiles.d/
 RUN ln -s /opt/guestd/bin/guestd /opt/guestd/bin/guestctl /usr/local/bin/ \
- && if [ -n "$SYSTEMD" ]; then systemctl enable guestd.socket guestd-agent.socket guestd.service; fi
+ && if [ -n "$SYSTEMD" ]; then \
+      systemctl enable guestd.socket guestd-vsock.socket guestd-agent.socket guestd.service; \
+    fi
 ENV LANG=C.UTF-8
 WORKDIR /mnt/workspace
 STOPSIGNAL SIGTERM
