@@ -1,7 +1,7 @@
 """The guest-local socket: any user of the guest may connect to it, and nobody can do harm with that.
 
 Everything about it is bounded apart from what the host uses: connections in total and of each user, channels, frames,
-what waits to be sent, and how much of the loop's time all of its peers together may take (`_Pace`). Who is one too many
+what waits to be sent, and how much of the loop's time all of its peers together may take (`Pace`). Who is one too many
 is told so where that costs nothing, and closed.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -41,15 +42,17 @@ _FAREWELLS = 8
 _SAY_EVERY = 10.0
 
 
-class _Pace:
+class Pace:
     """Turns at a rate, after a burst, in the order in which they were asked for."""
 
-    def __init__(self) -> None:
-        self._next = 0.0
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._next = -inf
 
     async def turn(self, cost: int = 1) -> None:
         now = trio.current_time()
-        self._next = max(self._next, now - _BURST / _RATE) + cost / _RATE
+        self._next = max(self._next, now - self._burst / self._rate) + cost / self._rate
         if self._next > now:
             await trio.sleep_until(self._next)
         else:
@@ -62,7 +65,7 @@ class AgentDoor:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._glance = Glance(session)
-        self._pace = _Pace()
+        self._pace = Pace(_RATE, _BURST)
         self._bounds = Bounds(
             _HANDSHAKE, _FRAME, _WINDOW, _CHANNELS, _WRITE_STALL, _QUEUE, are_settings=False, quiet=True,
             pace=self._pace.turn,

@@ -12,6 +12,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -243,6 +244,18 @@ while True:
     if len(kept) > 500:
         kept.pop(0).close()
 """
+
+
+def test_guests_are_heeded_at_a_rate_and_the_host_is_not(server: Server) -> None:
+    with Peer(server.address) as host, _guest(server) as guest:
+        begun = time.monotonic()
+        calls = [guest.open("status") for _ in range(400)]
+        assert host.ask("exec", argv=["true"])["code"] == 0
+        assert calls[300].final is None
+        for call in calls:
+            call.end()
+        # A hundred at once, and 200 a second from there on.
+        assert time.monotonic() - begun > 1.4
 
 
 def test_a_program_that_does_all_it_can_costs_a_bounded_amount(server: Server) -> None:
