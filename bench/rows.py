@@ -7,7 +7,7 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import client_rows, exec_rows, serve_rows, shell_rows, telemetry_rows, term_rows
+from bench import client_rows, exec_rows, files_rows, serve_rows, shell_rows, telemetry_rows, term_rows
 from bench.measure import SubjectFailed
 from bench.report import Budget, Line
 
@@ -54,6 +54,8 @@ ROWS = (
     ),
     Row("exec.rtt_loaded", "the same beside a channel at full speed; p99", "ms", None, exec_rows.rtt_loaded),
     Row("exec.bulk", "stdout of a command", "MB/s", Budget("ratio at least", 0.5), exec_rows.bulk),
+    Row("files.read", "the content of a file", "MB/s", Budget("ratio at least", 0.5), files_rows.read),
+    Row("files.write", "the same the other way, without a sync", "MB/s", None, files_rows.write),
     Row(
         "term.echo",
         "a key until its echo, typed as people type; p50",

@@ -5,6 +5,7 @@ Requests are read here, field by field; what they ask for is done by a process o
 
 from __future__ import annotations
 
+import logging
 import marshal
 import os
 from typing import TYPE_CHECKING, Any, cast
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     Operation = Callable[[Session, Connection, Channel, Fields], None]
 
+_log = logging.getLogger("guestd.files")
 #: As long as the kernel takes one.
 _PATH_MAX = 4095
 DIGESTS = ("sha256", "blake2b", "none")
@@ -59,7 +61,7 @@ class Files:
         self.under_way: set[Transfer] = set()
         self._connections: dict[Channel, Connection] = {}
         # Uploads whose connection was lost, and when they are given up.
-        self._partial: dict[tuple[object, ...], float] = {}
+        self._partial: dict[tuple[object, ...], trio.CancelScope] = {}
         session.nursery.start_soon(self._until_stop)
 
     @property
@@ -92,9 +94,9 @@ class Files:
     def _take_over(self, transfer: Transfer) -> None:
         """Who comes back is the one who goes on, also where the connection before was not known to be lost."""
         ask = transfer.ask
-        self._partial.pop(_key(ask), None)
-        for other in list(self.under_way):
-            if ask["upload"] is not None and _key(other.ask) == _key(ask):
+        self._forget(_key(ask))
+        for other in self._going_on(_key(ask)):
+            if ask["upload"] is not None:
                 other.stop(FileFailed("another connection goes on with this upload"))
 
     def connection_of(self, channel: Channel) -> Connection:
@@ -123,39 +125,50 @@ class Files:
 
     def expire(self, identity: Identity, ask: dict[str, Any]) -> None:
         """A part of a file is left, for a client that may come back."""
-        keep = self._session.settings.files.keep_partial
         key = _key(ask)
-        self._partial.pop(key, None)
-        self._partial[key] = trio.current_time() + keep
-        self._session.nursery.start_soon(self._discard_later, key, identity, {**ask, "op": "discard"}, keep)
-        while len(self._partial) > _PARTIAL_MAX:
-            # Its task finds it changed, and does it now.
-            oldest = next(iter(self._partial))
-            self._partial[oldest] = 0.0
-            break
+        self._forget(key)
+        if len(self._partial) >= _PARTIAL_MAX:
+            # The oldest one's time is over now.
+            self._partial[next(iter(self._partial))].cancel()
+        self._partial[key] = scope = trio.CancelScope()
+        self._session.nursery.start_soon(self._discard_later, key, identity, {**ask, "op": "discard"}, scope)
+
+    def _forget(self, key: tuple[object, ...]) -> None:
+        """Somebody has come back for it."""
+        scope = self._partial.pop(key, None)
+        if scope is not None:
+            scope.cancel()
+
+    def _going_on(self, key: tuple[object, ...]) -> list[Transfer]:
+        return [each for each in self.under_way if _key(each.ask) == key]
 
     async def _discard_later(
-        self, key: tuple[object, ...], identity: Identity, ask: dict[str, Any], keep: float
+        self, key: tuple[object, ...], identity: Identity, ask: dict[str, Any], scope: trio.CancelScope
     ) -> None:
-        due = self._partial[key]
-        await trio.sleep(keep)
-        if self._partial.get(key, -1.0) not in {due, 0.0}:
+        with scope:
+            await trio.sleep(self._session.settings.files.keep_partial)
+        if self._partial.get(key) is not scope:
             return
-        self._partial.pop(key, None)
+        del self._partial[key]
+        if self._going_on(key):
+            return
         try:
             agent = await self.agents.get(identity, watches=False)
-        except GuestdError:
-            return  # no process can be had; what is left carries guestd's name
+        except (GuestdError, OSError) as error:
+            _log.info("a part of %s stays, for want of a process: %s", self.shown(ask), error)
+            return
         try:
             agent.line.send(bytes((Kind.OPEN,)) + marshal.dumps(ask))
             with trio.move_on_after(self.timeout):
                 await trio.lowlevel.wait_readable(agent.line)
+        except OSError as error:
+            _log.info("a part of %s stays: %s", self.shown(ask), error)
         finally:
             self.agents.put_away(agent, self.shown(ask))
 
 
 def _key(ask: dict[str, Any]) -> tuple[object, ...]:
-    return (ask["root"], ask["path"], ask["upload"])
+    return (ask["uid"], ask["root"], ask["path"], ask["upload"])
 
 
 def _files(session: Session) -> Files:
@@ -185,7 +198,7 @@ def _common(session: Session, op: str, fields: Fields, identity: Identity) -> di
     if root is not None and not root.startswith(b"/"):
         raise fields.bad("root", "an absolute path")
     bases = [os.fsencode(each) for each in (session.settings.workspace, identity.home, "/")]
-    return {"op": op, "path": _path(fields, "path"), "root": root, "bases": bases}
+    return {"op": op, "path": _path(fields, "path"), "root": root, "bases": bases, "uid": identity.uid}
 
 
 def _digest(fields: Fields, usual: str = "none") -> str | None:

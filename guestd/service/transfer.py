@@ -73,6 +73,8 @@ class Transfer:
         self._queue: deque[bytes] = deque()
         self._queued = trio.Event()
         self._next = 0
+        # Passed on before ACCEPT, when no credit may be given yet.
+        self._owed = 0
         self._accepted = False
         self._sent_all = not takes
         self._done = False
@@ -121,7 +123,7 @@ class Transfer:
         except OSError:
             size = 0
         if not size:
-            self._fail(self._why_it_ended(agent))
+            self._fail(self._why_it_ended())
             return None
         self._heard = trio.current_time()
         return self._pass_on(self._buffer[0], self._buffer[1:size], most)
@@ -144,8 +146,12 @@ class Transfer:
             case Kind.ACCEPT:
                 self._accepted = True
                 if self._takes:
-                    self._next = int(unpack_payload(payload).get("offset", 0))
-                return self._channel.relayed(Kind.ACCEPT, payload)
+                    # Who does not wait for it begins at 0; the process says when that is wrong.
+                    self._next = self._next or int(unpack_payload(payload).get("offset", 0))
+                accept = self._channel.relayed(Kind.ACCEPT, payload)
+                owed, self._owed = self._owed, 0
+                self._channel.consumed(owed)
+                return accept
             case Kind.END:
                 self._done = True
                 if self._accepted:
@@ -182,10 +188,16 @@ class Transfer:
             except OSError:
                 return  # its end is read where its last words are
             else:
-                self._channel.consumed(len(data))
+                self._passed(len(data))
                 return
         self._queue.append(head + bytes(data))
         self._queued.set()
+
+    def _passed(self, size: int) -> None:
+        if self._accepted:
+            self._channel.consumed(size)
+        else:
+            self._owed += size
 
     async def run(self) -> dict[str, Any]:
         """Until it is done, one way or the other. Raises what went wrong."""
@@ -203,11 +215,10 @@ class Transfer:
 
     async def _with_agent(self) -> None:
         files = self._files
-        agent = await files.agents.get(self._identity, watches=self._watches)
+        agent = await self._asked_one()
         hangs = False
         try:
             self._heard = trio.current_time()
-            agent.line.send(bytes((Kind.OPEN,)) + marshal.dumps(self.ask))
             self._agent = agent
             async with trio.open_nursery() as nursery:
                 if self._takes:
@@ -215,7 +226,7 @@ class Transfer:
                 nursery.start_soon(self._see_that_it_answers)
                 await self._listen(agent)
         except OSError:
-            self._fail(self._why_it_ended(agent))
+            self._fail(self._why_it_ended())
         finally:
             hangs = isinstance(self._failure, TimedOut)
             self._agent = None
@@ -228,6 +239,21 @@ class Transfer:
                 elif self._keeps:
                     files.expire(self._identity, self.ask)
                 files.agents.put_away(agent, files.shown(self.ask), hangs=hangs)
+
+    async def _asked_one(self) -> Agent:
+        """A process that has the request. One that was ended while it had nothing to do concerns no client."""
+        request = bytes((Kind.OPEN,)) + marshal.dumps(self.ask)
+        while True:
+            agent = await self._files.agents.get(self._identity, watches=self._watches)
+            try:
+                agent.line.send(request)
+            except BrokenPipeError:
+                self._files.agents.put_away(agent)
+                continue
+            except BaseException:
+                self._files.agents.put_away(agent)
+                raise
+            return agent
 
     def _say_goodbye(self, agent: Agent) -> None:
         with suppress(OSError):  # its queue is full, or it has gone
@@ -253,7 +279,7 @@ class Transfer:
                     return  # its end is read where its last words are
                 message = self._queue.popleft()
                 if message[0] == Kind.DATA:
-                    self._channel.consumed(len(message) - DATA_AT)
+                    self._passed(len(message) - DATA_AT)
             self._queued = trio.Event()
             await self._queued.wait()
 
@@ -287,12 +313,12 @@ class Transfer:
         self._lost = self._keeps
         self._fail(error)
 
-    def _why_it_ended(self, agent: Agent) -> GuestdError:
+    def _why_it_ended(self) -> GuestdError:
         if self._files.stopping:
             return ShuttingDown("the session is stopping: the transfer was given up")
-        del agent
         return FileFailed(
-            f"the process that did {self.ask['op']} of {self._files.shown(self.ask)} was ended by somebody; ask again",
+            f"the process that did {self.ask['op']} of {self._files.shown(self.ask)} has ended in the middle of it: it"
+            " was killed, or failed, and then guestd's log says more; ask again",
         )
 
     def _touch(self) -> None:

@@ -93,11 +93,14 @@ class _Digest:
 
 
 def _open_file(places: Places, path: bytes) -> tuple[int, os.stat_result]:
-    fd = places.open(path, _READ)
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode):
-        return fd, status
-    os.close(fd)
+    # Looked at before it is opened: to open a device may do something.
+    place = places.open(path, os.O_PATH)
+    try:
+        status = os.fstat(place)
+        if stat.S_ISREG(status.st_mode):
+            return os.open(f"/proc/self/fd/{place}", _READ | os.O_CLOEXEC), status
+    finally:
+        os.close(place)
     shown = path.decode("utf-8", "surrogateescape")
     if stat.S_ISDIR(status.st_mode):
         raise Refused(
@@ -307,7 +310,9 @@ def _receive(line: Line, upload: _Upload, digest: _Digest) -> None:
         kind, payload = line.receive()
         if kind == DATA:
             offset, data = int.from_bytes(payload[1:9], "little"), payload[9:]
-            if offset != upload.size:
+            if offset < upload.size:
+                raise Refused("bad_offset", f"data of offset {offset} came where {upload.size} was next")
+            if offset > upload.size:
                 digest.add_zeros(line, offset - upload.size)
                 os.lseek(fd, offset, os.SEEK_SET)
                 upload.size = offset
@@ -400,10 +405,10 @@ def _chunks(
 ) -> Iterator[bytes]:
     last = path.rstrip(b"/").rpartition(b"/")[2]
     if last in {b"", b".", b".."} or path.endswith(b"/") or follow:
-        fd = places.open(path, _READ)
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            return packer.open_folder(fd, name or last or b".")
-        os.close(fd)
+        try:
+            return packer.open_folder(places.open(path, _READ | os.O_DIRECTORY), name or last or b".")
+        except NotADirectoryError:
+            pass
     folder, last = places.target(path)[:2] if follow else places.parent(path)
     return _closing(folder, packer.chunks(folder, last, name or last))
 

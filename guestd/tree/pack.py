@@ -32,6 +32,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    #: A name in a folder, and whether it is a folder or a file itself.
+    _Name = tuple[bytes, bool, bool]
+
 SORTED_MAX = 200_000
 #: Files with several names that are remembered. What comes beyond is sent as a file of its own.
 LINKS_MAX = 100_000
@@ -60,7 +63,7 @@ class Packer:
         if stat.S_ISDIR(status.st_mode):
             yield from self._tree(os.open(name, _FOLDER, dir_fd=folder), as_name)
         else:
-            yield from self._entry(folder, name, as_name, status)
+            yield from self._entry(folder, name, as_name, is_file=stat.S_ISREG(status.st_mode))
         yield from self._end()
 
     def open_folder(self, folder: int, as_name: bytes) -> Iterator[bytes]:
@@ -76,18 +79,18 @@ class Packer:
     # ------------------------------------------------------------------------------------------- folders
 
     def _tree(self, top: int, as_name: bytes) -> Iterator[bytes]:
-        stack: list[tuple[int, bytes, Iterator[tuple[bytes, bool]]]] = []
+        stack: list[tuple[int, bytes, Iterator[_Name]]] = []
         try:
             self._enter(stack, top, as_name)
             while stack:
                 fd, path, names = stack[-1]
-                for name, is_folder in names:
+                for name, is_folder, is_file in names:
                     full = name if path == b"." else path + b"/" + name
                     try:
                         if is_folder:
                             self._enter(stack, os.open(name, _FOLDER, dir_fd=fd), full)
                             break
-                        yield from self._entry(fd, name, full, None)
+                        yield from self._entry(fd, name, full, is_file=is_file)
                     except OSError as error:
                         self._failed(full, error)
                     if len(self._out) >= CHUNK:
@@ -102,9 +105,7 @@ class Packer:
                 _close(names)
                 os.close(fd)
 
-    def _enter(
-        self, stack: list[tuple[int, bytes, Iterator[tuple[bytes, bool]]]], fd: int, path: bytes
-    ) -> None:
+    def _enter(self, stack: list[tuple[int, bytes, Iterator[_Name]]], fd: int, path: bytes) -> None:
         try:
             status = os.fstat(fd)
             # Sent again where the stream goes on below it: whoever unpacks needs its mode and times at its end.
@@ -121,11 +122,11 @@ class Packer:
             self.entries += 1
         stack.append((fd, path, names))
 
-    def _names(self, fd: int) -> Iterator[tuple[bytes, bool]]:
-        found: list[tuple[bytes, bool]] = []
+    def _names(self, fd: int) -> Iterator[_Name]:
+        found: list[_Name] = []
         listing = os.scandir(fd)
         for entry in listing:  # closed by its end; and one that is left, with its iterator
-            found.append((os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)))
+            found.append(_read_name(entry))
             if len(found) > SORTED_MAX:
                 self._after = None
                 return _rest(found, listing)
@@ -147,25 +148,22 @@ class Packer:
 
     # ------------------------------------------------------------------------------------------- the others
 
-    def _entry(self, folder: int, name: bytes, path: bytes, status: os.stat_result | None) -> Iterator[bytes]:
+    def _entry(self, folder: int, name: bytes, path: bytes, *, is_file: bool) -> Iterator[bytes]:
         wanted = self._wanted(path)
-        if not wanted or status is not None:
-            status = status or os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if not wanted and (not stat.S_ISREG(status.st_mode) or status.st_nlink == 1):
+        if not is_file or not wanted:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                # Never opened: to open a device may do something, and a pipe has another end that would notice.
+                if wanted:
+                    self._special(folder, name, path, status)
                 return
-        try:
-            fd = os.open(name, _FLAGS, dir_fd=folder)
-        except OSError as error:
-            if error.errno not in {errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES}:
-                raise
-            # A symlink, a socket; or a pipe that may not be read, which is sent all the same.
-            self._special(folder, name, path, error)
-            return
+            if not wanted and status.st_nlink == 1:
+                return
+        fd = os.open(name, _FLAGS, dir_fd=folder)
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                self._special(folder, name, path, None)
-                return
+                raise OSError(errno.ESTALE, "it became something else while its folder was read")
             if status.st_nlink > 1 and self._link(path, status, wanted=wanted):
                 return
             if wanted:
@@ -188,16 +186,13 @@ class Packer:
             self.entries += 1
         return True
 
-    def _special(self, folder: int, name: bytes, path: bytes, refused: OSError | None) -> None:
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    def _special(self, folder: int, name: bytes, path: bytes, status: os.stat_result) -> None:
         mode = status.st_mode
         if stat.S_ISLNK(mode):
             member = self._member(path, SYMLINK, status)
             member.link = os.readlink(name, dir_fd=folder)
         elif stat.S_ISFIFO(mode):
             member = self._member(path, FIFO, status)
-        elif refused is not None and stat.S_ISREG(mode):
-            raise refused
         else:
             what = "a socket" if stat.S_ISSOCK(mode) else "a device"
             self.told.skip(path, f"it is {what}, and those are not copied")
@@ -268,15 +263,21 @@ class Packer:
             self.told.fail(path, error.strerror or str(error))
 
 
-def _rest(
-    found: list[tuple[bytes, bool]], listing: Iterator[os.DirEntry[str]]
-) -> Iterator[tuple[bytes, bool]]:
+def _read_name(entry: os.DirEntry[str]) -> _Name:
+    return (
+        os.fsencode(entry.name),
+        entry.is_dir(follow_symlinks=False),
+        entry.is_file(follow_symlinks=False),
+    )
+
+
+def _rest(found: list[_Name], listing: Iterator[os.DirEntry[str]]) -> Iterator[_Name]:
     yield from found
     for entry in listing:
-        yield os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
+        yield _read_name(entry)
 
 
-def _close(names: Iterator[tuple[bytes, bool]]) -> None:
+def _close(names: Iterator[_Name]) -> None:
     close = getattr(names, "close", None)
     if close is not None:
         close()

@@ -25,6 +25,8 @@ ROWS = [
     "exec.rtt_user",
     "exec.rtt_loaded",
     "exec.bulk",
+    "files.read",
+    "files.write",
     "term.echo",
     "term.echo_unpaced",
     "term.echo_loaded",

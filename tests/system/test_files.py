@@ -25,6 +25,7 @@ from guestd.errors import (
     NotFound,
     TimedOut,
 )
+from guestd.wire.frames import Kind
 from tests.support.commands import NOBODY, public_folder
 from tests.support.files import NAMES, agents_of, asking, left_over, mounted_tmpfs, pattern
 from tests.support.hanging import hanging_mount
@@ -314,7 +315,7 @@ async def test_a_full_disk_in_the_middle(tmp_path: Path) -> None:
 async def test_the_process_is_killed_in_the_middle(tmp_path: Path) -> None:
     data = pattern(1 << 20)
     async with asking() as (server, client):
-        with pytest.raises(FileFailed, match="was ended by somebody"):  # noqa: PT012  both sides of one moment
+        with pytest.raises(FileFailed, match="has ended in the middle of it"):  # noqa: PT012  both sides of one moment
             async with client.files.write(str(tmp_path / "file"), upload="u") as writer:
                 await writer.send(data)
                 while _size_of_part(tmp_path) < 1 << 20:  # noqa: ASYNC110  nobody tells
@@ -374,6 +375,26 @@ async def test_a_connection_that_is_lost_goes_on_at_its_offset(tmp_path: Path) -
                 found += piece
             assert reader.result["digest"] == hashlib.sha256(data).hexdigest()
         assert found == data[1 << 20 :]
+
+
+async def test_who_does_not_wait_for_accept_is_given_credit_all_the_same(tmp_path: Path) -> None:
+    """What came before ACCEPT used to be forgotten in the account, and whoever had used its window waited for ever."""
+    data = pattern(1 << 20)
+    async with asking() as (server, _):
+        with Peer(server.address) as peer:
+            call = peer.open("write", path=str(tmp_path / "file"))
+            sent, credit = 0, 256 * 1024
+            while sent < len(data):
+                size = min(credit, 100_000, len(data) - sent)
+                if size:
+                    call.data(sent, data[sent : sent + size])
+                    sent, credit = sent + size, credit - size
+                else:
+                    got = call.step()
+                    credit += got.fields["bytes"] if got.kind is Kind.CREDIT else 0
+            call.event(event="eof", offset=sent)
+            call.end()
+        assert (tmp_path / "file").read_bytes() == data
 
 
 async def test_what_nobody_comes_back_for_is_taken_away(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pty
 import select
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tarfile
@@ -550,3 +551,62 @@ async def test_a_tree_read_while_a_folder_of_it_becomes_a_symlink(tmp_path: Path
             found = {os.path.join(where, name) for where, _, files in os.walk(folder) for name in files}
             assert not any(name.endswith("key") for name in found)
         stop = True
+
+
+@pytest.mark.parametrize("way", ["in", "out"])
+async def test_a_supervisor_that_is_killed_costs_only_the_time_until_the_next_one(
+    tmp_path: Path, way: str
+) -> None:
+    data = pattern(8 << 20)
+    (tmp_path / "src").write_bytes(data)
+    address = f"unix:{tmp_path}/s"
+    killed = trio.Event()
+    moved = 0
+    terms = Terms(lambda: connect(address), backoff=Backoff(delays=(0.05,), last=0.05), give_up=30)
+
+    async def copy() -> None:
+        if way == "in":
+            fd = os.open(tmp_path / "src", os.O_RDONLY)
+            try:
+                await upload(terms, fd, str(tmp_path / "there"))
+            finally:
+                os.close(fd)
+            return
+        target = LocalFile(os.fsencode(tmp_path / "there"), archive=False)
+        try:
+            await download(terms, str(tmp_path / "src"), target)
+        finally:
+            target.close()
+
+    with contextlib.ExitStack() as servers:
+        first = servers.enter_context(serving(address, expected_status=None))
+
+        def kill(size: int) -> None:
+            nonlocal moved
+            moved += size
+            if moved >= 3 << 20 and not killed.is_set():
+                first.kill()
+                killed.set()
+
+        terms.moved = kill
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(copy)
+            await killed.wait()
+            os.unlink(tmp_path / "s")
+            await trio.to_thread.run_sync(servers.enter_context, serving(address))
+    assert (tmp_path / "there").read_bytes() == data
+    assert moved < 2 * len(data)
+    assert left_over(tmp_path) == []
+
+
+def test_devices_and_sockets_are_left_out_unopened_and_told(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    os.mknod(tmp_path / "src/disk", 0o600 | stat.S_IFBLK, os.makedev(240, 7))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "src/socket"))
+        (tmp_path / "src/file").write_bytes(b"x")
+        done = run(server, f":{tmp_path}/src", str(tmp_path / "back"))
+    assert done.returncode == 0
+    assert b"disk: it is a device, and those are not copied" in done.stderr
+    assert b"socket: it is a socket" in done.stderr
+    assert os.listdir(tmp_path / "back") == ["file"]
