@@ -106,6 +106,10 @@ class Connection:
         """Send input. Nobody here sends as much on one channel as the credit that a hello gives."""
         self._socket.sendall(data_head(channel, stream, offset, len(data)) + data)
 
+    def end(self, channel: int, offset: int) -> None:
+        """Say that this was all the input."""
+        self._socket.sendall(encode(Kind.EVENT, channel, pack({"event": "eof", "offset": offset})))
+
     def leave(self, channel: int) -> None:
         """Give up a channel, and wait until guestd has done the same."""
         self._socket.sendall(encode(Kind.RESET, channel, pack({})))

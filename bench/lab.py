@@ -94,7 +94,7 @@ class Lab:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sorted({_home(guestd), _home(bench)})),
         }
-        self._with_peers = with_peers
+        self.with_peers = with_peers
         self._stack = ExitStack()
         self._peers: tuple[list[Peer], dict[str, str]] | None = None
 
@@ -123,7 +123,7 @@ class Lab:
 
     def multiplexers(self) -> tuple[list[Multiplexer], dict[str, str]]:
         """Those that are installed, and why each of the others is not there. A row starts what it needs of them."""
-        every = every_multiplexer(self) if self._with_peers else []
+        every = every_multiplexer(self) if self.with_peers else []
         absent = {each.name: reason for each in every if (reason := each.missing()) is not None}
         return [each for each in every if each.name not in absent], absent
 
@@ -134,7 +134,7 @@ class Lab:
         if self._peers is None:
             up: list[Peer] = []
             absent: dict[str, str] = {}
-            for peer in every_peer(self) if self._with_peers else []:
+            for peer in every_peer(self) if self.with_peers else []:
                 reason = peer.missing() or self._start(peer)
                 if reason is None:
                     up.append(peer)

@@ -7,7 +7,16 @@ import fnmatch
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import client_rows, exec_rows, files_rows, serve_rows, shell_rows, telemetry_rows, term_rows
+from bench import (
+    client_rows,
+    exec_rows,
+    files_rows,
+    pass_rows,
+    serve_rows,
+    shell_rows,
+    telemetry_rows,
+    term_rows,
+)
 from bench.measure import SubjectFailed
 from bench.report import Budget, Line
 
@@ -105,6 +114,14 @@ ROWS = (
         "ms",
         None,
         shell_rows.restore_plain,
+    ),
+    Row("relay.bulk", "bytes of a relay", "MB/s", Budget("ratio at least", 0.5), pass_rows.relay_bulk),
+    Row(
+        "forward.bulk",
+        "bytes of a connection forwarded into the guest",
+        "MB/s",
+        Budget("ratio at least", 0.4),
+        pass_rows.forward_bulk,
     ),
     Row(
         "telemetry.exec",

@@ -35,6 +35,8 @@ ROWS = [
     "shell.attach",
     "shell.restore",
     "shell.restore_plain",
+    "relay.bulk",
+    "forward.bulk",
     "boot.ready",
     "mem.idle",
     "mem.shell",
