@@ -21,8 +21,11 @@ def main() -> None:
         while True:
             near, _ = listener.accept()
             with near, socket.socket(socket.AF_UNIX) as far:
+                asked = near.recv(8, socket.MSG_WAITALL)
+                if not asked:
+                    continue  # somebody has looked whether this listens
                 far.connect(far_path)
-                far.sendall(near.recv(8, socket.MSG_WAITALL))
+                far.sendall(asked)
                 while size := far.recv_into(buffer):
                     near.sendall(buffer[:size])
 

@@ -79,6 +79,8 @@ class _Forward:
         self._readable = False
         self._failure: GuestdError | None = None
         self._how, self._why = book.STOPPED, ""
+        # Whoever is at the other end waits for an answer, as somebody with a finger on a key does.
+        channel.hurries = True
 
     async def run(self) -> dict[str, Any]:
         """From connecting to the end of both sides."""
