@@ -122,6 +122,7 @@ def show_status(found: dict[str, Any]) -> str:
     """The state of a guest: what a person asks first, then whatever else it says."""
     from guestd.ctl.show_life import show_activity, show_timeline
     from guestd.ctl.show_mounts import show_workspace
+    from guestd.ctl.show_relays import show_relays
     from guestd.ctl.show_telemetry import show_watchers
 
     jobs, tapes = _map(found, "jobs"), _map(found, "tapes")
@@ -140,6 +141,7 @@ def show_status(found: dict[str, Any]) -> str:
             ("mount", f"{each['path']}: {each['state']}, {each['why']}")
             for each in mounts.get("troubles") or ()
         ),
+        *show_relays(found),
         ("listening", ", ".join(str(each) for each in found.get("listening") or ())),
         ("connections", _connections(found)),
         ("boot", str(found.get("boot_id", "?"))),

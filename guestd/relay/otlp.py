@@ -83,8 +83,9 @@ class Side:
                 await self.send(h11.InformationalResponse(status_code=100, headers=[]))
             self.http.receive_data(await self._receive())
 
-    async def send(self, event: h11.Event) -> None:
-        data = self.http.send(event)
+    async def send(self, *events: h11.Event) -> None:
+        """These, in one go."""
+        data = b"".join(self.http.send(event) or b"" for event in events)
         if data:
             await send_rest_now(self.end, data, self._sent)
 
@@ -202,9 +203,7 @@ class OtlpRelay:
         response = h11.Response(
             status_code=status, headers=answers.headers(status, said), reason=answers.reason(status)
         )
-        await self._near.send(response)
-        await self._near.send(h11.Data(data=said))
-        await self._near.send(h11.EndOfMessage())
+        await self._near.send(response, h11.Data(data=said), h11.EndOfMessage())
 
     async def _serve(self, request: h11.Request) -> None:
         if request.http_version not in {b"1.0", b"1.1"}:
@@ -283,9 +282,7 @@ class OtlpRelay:
 
     async def _export(self, request: h11.Request, body: bytes) -> h11.Response:
         far = await self._connected()
-        await far.send(request)
-        await far.send(h11.Data(data=body))
-        await far.send(h11.EndOfMessage())
+        await far.send(request, h11.Data(data=body), h11.EndOfMessage())
         return await self._first_answer(far)
 
     async def _first_answer(self, far: Side) -> h11.Response:

@@ -37,8 +37,12 @@ ROWS = [
     "shell.restore_plain",
     "relay.bulk",
     "forward.bulk",
+    "telemetry.exec",
+    "telemetry.exec_hanging",
+    "telemetry.lag",
     "boot.ready",
     "mem.idle",
+    "mem.telemetry",
     "mem.shell",
     "soak",
 ]

@@ -370,14 +370,16 @@ def test_a_program_that_gives_up_waiting_frees_its_target() -> None:
     asked, freed = threading.Event(), threading.Event()
 
     def hang(sock: socket.socket) -> None:
-        sock.recv(65536)
+        data = b""
+        while not data.endswith(b"turn"):
+            data += sock.recv(65536)
         asked.set()
         with contextlib.suppress(ConnectionResetError):
             assert not sock.recv(1)
         freed.set()
 
     port = free_port()
-    body = trace().SerializeToString()
+    body = b"".join((trace().SerializeToString(), b"\xfa\x07\x04turn"))
     with Program(hang) as program, serving(config=settings(port, program.address)):
         with connected(port) as sock:
             sock.sendall(raw_post(body))

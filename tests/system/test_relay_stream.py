@@ -17,6 +17,7 @@ from tests.support.passing import PATIENCE, Program, abort, connected, count, ec
 from tests.support.peer import Peer
 from tests.support.server import free_port
 from tests.support.survivor import surviving
+from tests.system.test_ctl import guestctl
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,6 +107,11 @@ def test_a_target_that_is_not_there_is_a_prompt_break_and_told_once_as_an_event(
         assert said["why"] == f"cannot connect to tcp:127.0.0.1:{target}: nobody listens there (ECONNREFUSED)"
         found = until(peer, unreachable_count=3)
         assert found["unreachable"] == said["why"]
+        shown = guestctl(server.address, "status").stdout.decode()
+        assert (
+            f"relay       x: tcp:127.0.0.1:{port} -> tcp:127.0.0.1:{target}, 0 open, 3 so far, 0 up, 0 down; "
+            in shown
+        )
         with socket.create_server(("127.0.0.1", target)) as listener, connected(port) as sock:
             accepted, _ = listener.accept()
             with accepted:
