@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.agentcore import BARE_HOME
 from tests.support.peer import Peer
 from tests.support.server import Server, serving
 
@@ -33,7 +34,7 @@ def play(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def guest() -> Iterator[Server]:
-    with serving() as server:
+    with serving(config=BARE_HOME) as server:
         with Peer(server.address) as peer:
             # Whoever starts programs on terminals is started with the first of them.
             peer.ask("exec", argv=["true"], user="root")

@@ -24,6 +24,8 @@ _boto3: Any = import_module("boto3")
 _config: Any = import_module("botocore.config")
 ARN = "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/my_agent-AbCdEf1234"
 REGION = "us-west-2"
+#: Where root has no start-up files of somebody's own, which may take any time and print anything.
+BARE_HOME = "[env]\nHOME = '/mnt/workspace'\n"
 SESSION = "a-session-of-the-tests-with-enough-characters"
 
 

@@ -66,18 +66,19 @@ async def respond(surface: Surface, exchange: Exchange, route: Route, token: byt
     is_ping = route.operation == routes.PING
     if not is_ping:
         surface.used(route.operation)
-    try:
-        stream = await _connect(surface, port, patient=not is_ping)
-    except Unavailable:
-        if is_ping and surface.session.life.workload is None:
-            await _ping(surface, exchange, route)
-            return
-        raise
-    async with stream:
-        passing = _Passing(surface, exchange, route, stream)
-        invokes = not upgrade and exchange.method not in _LISTENING
-        with _counted(surface) if invokes else nullcontext():
-            await passing.run(_head(surface, exchange, route, path, token, upgrade=upgrade))
+    head = _head(surface, exchange, route, path, token, upgrade=upgrade)
+    invokes = not upgrade and exchange.method not in _LISTENING
+    # Also while it waits for a workload that is just starting.
+    with _counted(surface) if invokes else nullcontext():
+        try:
+            stream = await _connect(surface, port, patient=not is_ping)
+        except Unavailable:
+            if is_ping and surface.session.life.workload is None:
+                await _ping(surface, exchange, route)
+                return
+            raise
+        async with stream:
+            await _Passing(surface, exchange, route, stream).run(head)
 
 
 def place_of(surface: Surface, route: Route) -> tuple[int, str]:
