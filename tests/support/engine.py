@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "guestd" / "image"
-#: Debian's, by their paths: a program of the same name earlier in PATH may talk to another engine.
-_DOCKERD, _DOCKER = "/usr/sbin/dockerd", "/usr/bin/docker"
+#: By their paths, Debian's or Docker's own: a program of that name earlier in PATH may be another thing.
+_DOCKERD = shutil.which("dockerd", path="/usr/sbin:/usr/bin") or "/usr/sbin/dockerd"
+_DOCKER = "/usr/bin/docker"
 _START_SECONDS = 60.0
 #: Its key, its plug-ins, its helper's sockets: written wherever its state is said to be.
 _ITS_OWN = ("/etc/docker", "/run/docker", "/run/containerd")
