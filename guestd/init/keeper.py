@@ -183,10 +183,7 @@ class Keeper:
         if "STATUS" in words:
             self._status_text = words["STATUS"]
         if words.get("READY") == "1" and watch.ready(now):
-            self._ever_ready = True
-            self._before = None
-            self._say(f"serve is ready after {(now - self._started_at) * 1000:.0f} ms")
-            self._tell_above("READY=1")
+            self._is_ready(now)
             if self._host is not None:
                 self._tell_host_of_ready(self._host, now)
         if words.get("WATCHDOG") == "1":
@@ -207,6 +204,14 @@ class Keeper:
         from guestd.init.host import phase
 
         host.tell(f"READY=1\n{phase('SERVE', self._started_at)}\n{phase('READY', now)}\n")
+
+    def _is_ready(self, now: float) -> None:
+        self._ever_ready = True
+        self._before = None
+        self._say(f"serve is ready after {(now - self._started_at) * 1000:.0f} ms")
+        self._tell_above("READY=1")
+        if self.stopping:
+            os.kill(self.pid, signals.TERM)
 
     def _tell_above(self, state: str) -> None:
         if self._above:
@@ -280,6 +285,12 @@ class Keeper:
             words += ", before it was ready"
         if self._status_text and status:
             words += f'; it last said "{self._status_text}"'
+        if self.stopping and ready_for is not None and os.waitstatus_to_exitcode(status) == reap.HAND_OVER:
+            # It had begun to make room before it heard of the stop. The next one ends in order what it has left.
+            self._say(f"{words}: it had made room; the next one stops")
+            self.start(now)
+            self.rest()
+            return
         if self.stopping or self.asked_end is not None:
             self._say(words)
             return

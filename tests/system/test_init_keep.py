@@ -393,6 +393,23 @@ def test_one_that_does_not_get_ready_gives_way_to_the_one_before(source: str | N
         assert guest.run("answer = sys.argv[0]") == str(FAKE)
 
 
+def test_a_stop_that_meets_a_hand_over_is_the_next_ones_to_do() -> None:
+    """It was nobody's: what ran was told by PID 1, which knows no order, and a container ended with the status 75."""
+    begin = """
+marker = os.environ['GUESTD_RUNTIME_DIR'] + '/left'
+def leave(*_):
+    if os.path.exists(marker):
+        os._exit(0)
+    open(marker, 'w').close()
+    os._exit(75)
+signal.signal(signal.SIGTERM, leave)
+"""
+    with booted(begin=begin) as guest:
+        assert guest.stop() == 0
+        assert guest.console.count("started serve") == 2
+        assert "it had made room; the next one stops" in guest.console
+
+
 def test_a_row_of_hand_overs_by_one_that_is_never_ready_is_a_row_of_deaths() -> None:
     with booted(begin="sys.exit(75)", ready=False) as guest:
         guest.wait_for("status 75, before it was ready; starting again in 0.2 s")

@@ -5,6 +5,7 @@ nobody else is lost. And a supervisor that stops, or would lose work, is not rep
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 import trio
 
 from guestd.errors import Conflict, ShuttingDown
+from tests.support.peer import Peer
 from tests.support.survivor import SECONDS, surviving
 
 _QUICK = "restart_delay = '10ms'\nrestart_delay_max = '10ms'\n"
@@ -92,9 +94,26 @@ async def test_a_supervisor_that_stops_is_not_replaced() -> None:
                 with pytest.raises(ShuttingDown):
                     await client.upgrade()
                 os.kill(pid, signal.SIGHUP)
-        assert await trio.to_thread.run_sync(survivor.process.wait, SECONDS) == 0
+        assert await trio.to_thread.run_sync(survivor.process.wait, SECONDS) == 0, survivor.log
         assert "the settings were not read again: the session is stopping" in survivor.log
         assert survivor.log.count("started serve") == 1
+
+
+async def test_a_stop_that_comes_while_it_makes_room_goes_on_to_its_end() -> None:
+    """It left with the status of a hand-over, and what ran had what PID 1 gives to all: no order, no receipt."""
+    with surviving(f"[init]\n{_QUICK}") as survivor:
+        async with survivor.connected() as client:
+            # Who takes nothing is waited for a moment when it is said goodbye to.
+            with Peer(survivor.address) as deaf:
+                deaf.open("exec", argv=["yes"], id="flood").accepted()
+                while (await client.ps())[0]["streams"]["stdout"]["end"] < 2 * 1024 * 1024:
+                    pass
+                await client.upgrade()
+                survivor.process.terminate()
+                assert await trio.to_thread.run_sync(survivor.process.wait, SECONDS) == 0, survivor.log
+        receipt = json.loads((survivor.directory / "receipt.json").read_text())
+        assert receipt["cause"] == "signal"
+        assert [each["id"] for each in receipt["ended"]["jobs"]] == ["flood"]
 
 
 async def test_a_version_whose_check_hangs_does_not_stay() -> None:
