@@ -138,6 +138,13 @@ ROWS = (
         telemetry_rows.command_hanging,
     ),
     Row(
+        "audit.exec",
+        "exec.rtt with the audit log, to the same without; p50",
+        "ms",
+        None,
+        telemetry_rows.audit,
+    ),
+    Row(
         "telemetry.lag",
         "a ping while commands run, with telemetry, to the same without; p99",
         "ms",

@@ -59,6 +59,17 @@ def test_a_line_that_was_taken_out_put_in_or_moved_is_seen(count: int, data: st.
     assert not verify([*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]]).whole
 
 
+@given(st.data())
+def test_a_record_that_was_changed_and_sealed_again_breaks_at_the_next_one(data: st.DataObject) -> None:
+    lines = _lines(5)
+    at = data.draw(st.integers(0, 3))
+    record = json.loads(lines[at])
+    before = Head(record["n"] - 1, record["prev"])
+    lines[at] = seal({**record, "text": "forged"}, before)[0] + b"\n"
+    report = verify(lines)
+    assert [each["n"] for each in report.breaks] == [at + 2]
+
+
 @given(st.integers(2, 8), st.data())
 def test_an_end_that_is_missing_is_seen_by_who_knows_a_head(count: int, data: st.DataObject) -> None:
     lines = _lines(count)
