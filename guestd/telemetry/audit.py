@@ -147,7 +147,8 @@ class Audit:
         """Write what is left and a last record that says that it is the last."""
         self._note("log_closed", {"why": why})
         self._closed = True
-        await self._write()
+        if await self._write() and self._journal is not None and not self._given_up:
+            self._journal.close()
 
     async def settle(self) -> None:
         """What has been noted by now is written."""

@@ -41,7 +41,7 @@ _BATCH = 200
 _BATCH_BYTES = 256 * 1024
 _READ = 64 * 1024
 #: After its death it is started again; doubled up to the second while it does not last.
-_AGAIN, _AGAIN_MAX, _LASTED = 1.0, 60.0, 60.0
+_AGAIN, _AGAIN_MAX, _LASTED = 0.25, 60.0, 60.0
 #: Before it is killed, when it was asked to end.
 _LEAVING = 0.3
 _CODE = "import sys; sys.path.insert(0, {root!r}); from guestd.telemetry.outlet.main import main; main()"
@@ -113,8 +113,10 @@ class Outflow:
                 _log.warning("%s", self.failure)
             if self._leaving:
                 return
-            patience = _AGAIN if trio.current_time() - begun > _LASTED else min(2 * patience, _AGAIN_MAX)
+            if trio.current_time() - begun > _LASTED:
+                patience = _AGAIN
             await trio.sleep(patience)
+            patience = min(2 * patience, _AGAIN_MAX)
 
     async def _run_one(self) -> None:
         ended = trio.Event()

@@ -46,6 +46,8 @@ class Spans:
         self._clock = clock
         self._open: dict[Hashable, _Open] = {}
         self._fresh: list[Hashable] = []
+        #: Called when anything but a connection begins.
+        self.stirred: Callable[[], None] = _nothing
         outflow.begun = self._announce_all
         outflow.gather = self._announce_fresh
 
@@ -64,6 +66,8 @@ class Spans:
             return
         self._open[thing] = self._opened(kind, thing, facts)
         self._fresh.append(thing)
+        if kind != "connection":
+            self.stirred()
         self._outflow.wake()
 
     def ended(self, kind: str, thing: Hashable, facts: Mapping[str, object]) -> None:
@@ -136,6 +140,10 @@ class Spans:
         if isinstance(thing, Job):
             found["job"] = _of_job(thing)
         return found
+
+
+def _nothing() -> None:
+    pass
 
 
 def _of_job(job: Job) -> dict[str, Any]:

@@ -189,9 +189,14 @@ class Telemetry:
         telemetry = self._session.settings.telemetry
         while True:
             self._outflow.put(self._state)
+            if self._spans.busy:
+                await trio.sleep(min(telemetry.sampling, telemetry.interval))
+                continue
             # A machine on which nothing goes on is not woken more often than its metrics are sent.
-            every = min(telemetry.sampling, telemetry.interval) if self._spans.busy else telemetry.interval
-            await trio.sleep(every)
+            stirred = trio.Event()
+            self._spans.stirred = stirred.set
+            with trio.move_on_after(telemetry.interval):
+                await stirred.wait()
 
     async def _measure_lag(self) -> None:
         assert self._spans is not None

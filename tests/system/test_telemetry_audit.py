@@ -146,10 +146,10 @@ def test_its_chain_is_checked_here_there_and_from_a_copy(
         assert guestctl(server.address, "events", "--verify").returncode == 1
 
 
-def test_it_goes_on_over_restarts_and_says_where_it_cannot() -> None:
-    with serving(config="[audit]\npath = '/tmp/guestd-test-audit/audit.jsonl'\n") as server:
+def test_it_goes_on_over_restarts_and_says_where_it_cannot(tmp_path: Path) -> None:
+    path = str(tmp_path / "made" / "audit.jsonl")
+    with serving(config=f"[audit]\npath = '{path}'\n") as server:
         assert server.stop() == 0
-    path = "/tmp/guestd-test-audit/audit.jsonl"
     with serving(config=f"[audit]\npath = '{path}'\n") as server, Peer(server.address) as peer:
         assert peer.ask("audit", verify=True)["opened"] == 2
         server.kill()
@@ -171,9 +171,6 @@ def test_it_goes_on_over_restarts_and_says_where_it_cannot() -> None:
         report = peer.ask("audit", verify=True)
         assert (report["whole"], report["broken"]) == (False, 1)
         assert "record" in report["breaks"][0]["why"]
-    for name in os.listdir(os.path.dirname(path)):
-        os.unlink(os.path.join(os.path.dirname(path), name))
-    os.rmdir(os.path.dirname(path))
 
 
 def test_it_is_bounded_and_read_across_its_files() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -193,10 +194,7 @@ def test_records_of_the_audit_log_come_as_they_are_in_the_file(collector: Collec
         collector.log("job_ended")
         lines = (server.directory / "audit.jsonl").read_text().splitlines()
         collector.until(lambda: {each.body for each in collector.logs} >= set(lines))
-        assert (
-            collector.log("exec").attributes["guestd.audit.who"]
-            == f"unix uid 0 pid {__import__('os').getpid()}"
-        )
+        assert collector.log("exec").attributes["guestd.audit.who"] == f"unix uid 0 pid {os.getpid()}"
         assert "hunter2" not in "".join(lines)
 
 
@@ -246,22 +244,19 @@ def test_without_a_collector_nothing_is_there_and_the_trace_is_passed_through() 
         assert status["telemetry"] == {"on": False, "failure": None}
 
 
-def test_headers_come_from_a_file_that_others_cannot_read(collector: Collector) -> None:
-    config = QUICK + "headers_file = '/tmp/guestd-test-headers'\n"
-    path = __import__("pathlib").Path("/tmp/guestd-test-headers")
+def test_headers_come_from_a_file_that_others_cannot_read(collector: Collector, tmp_path: Path) -> None:
+    path = tmp_path / "headers"
     path.write_text("Authorization: Bearer a,b=c d\n")
-    try:
-        path.chmod(0o600)
-        with exporting(collector, config) as (_, peer):
-            collector.span() if collector.spans else collector.until(lambda: collector.headers)
-            assert all(each["authorization"] == "Bearer a,b=c d" for each in collector.headers)
-            assert peer.ask("status")["telemetry"]["failure"] is None
-        path.chmod(0o644)
-        with exporting(collector, config) as (_, peer):
-            assert "chmod 600" in peer.ask("status")["telemetry"]["failure"]
-            assert peer.open("exec", argv=["true"]).end()["code"] == 0
-    finally:
-        path.unlink()
+    config = QUICK + f"headers_file = '{path}'\n"
+    path.chmod(0o600)
+    with exporting(collector, config) as (_, peer):
+        collector.until(lambda: collector.headers)
+        assert all(each["authorization"] == "Bearer a,b=c d" for each in collector.headers)
+        assert peer.ask("status")["telemetry"]["failure"] is None
+    path.chmod(0o644)
+    with exporting(collector, config) as (_, peer):
+        assert "chmod 600" in peer.ask("status")["telemetry"]["failure"]
+        assert peer.open("exec", argv=["true"]).end()["code"] == 0
 
 
 def test_grpc_when_the_variables_say_so() -> None:

@@ -32,6 +32,7 @@ _READ = 256 * 1024
 _MESSAGE_MAX = 16 * 1024 * 1024
 #: How often serve is told how it goes, while that changes.
 _REPORT_EVERY = 0.5
+_LEAST_WAIT = 0.01
 #: What is still sent when serve is gone.
 _LAST_WORDS = 5.0
 #: A request that takes so many times its timeout is stuck in a way that no timeout sees; another process begins anew.
@@ -142,9 +143,13 @@ class Outlet:
         interval, every = self._identity["interval"], self._identity["sampling"]
         due = time.monotonic() + min(interval, every)
         while True:
-            # While nothing runs a look before each sending is enough.
-            wait = min(every, interval) if self._metrics.busy else max(0.0, due - time.monotonic())
-            time.sleep(max(0.01, min(wait, due - time.monotonic()) if due > time.monotonic() else 0.01))
+            left = max(_LEAST_WAIT, due - time.monotonic())
+            if self._metrics.busy:
+                time.sleep(min(every, left))
+            else:
+                # While nothing runs, a look before each sending is enough.
+                self._metrics.stirred.wait(left)
+                self._metrics.stirred.clear()
             self._metrics.sample()
             if time.monotonic() >= due:
                 due = time.monotonic() + interval

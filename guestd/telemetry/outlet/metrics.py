@@ -58,6 +58,8 @@ class Metrics:
         self._started = started
         self._of_jobs = of_jobs
         self._lock = threading.Lock()
+        #: Set when a job has begun.
+        self.stirred = threading.Event()
         self._state: dict[str, Any] = {}
         self._jobs: dict[str, dict[str, Any]] = {}
         self._usages: dict[str, Usage] = {}
@@ -133,6 +135,7 @@ class Metrics:
         if job is not None:
             with self._lock:
                 self._jobs[told["id"]] = dict(job)
+            self.stirred.set()
 
     def ended(self, told: Mapping[str, Any]) -> None:
         """Something has ended."""
