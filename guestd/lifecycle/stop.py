@@ -38,7 +38,7 @@ _log = logging.getLogger("guestd.stop")
 #: By which part of the whole time a step is over. The workload has its head start alone; what still runs of the
 #: programs is killed at the second; the kernel has until the third to take it away.
 _HEAD_START, _PROGRAMS, _KILLED, _HOOKS, _FLUSHED, _UNMOUNTED, _SAID = (
-    0.2, 0.6, 0.7, 0.78, 0.86, 0.94, 0.97,
+    0.2, 0.6, 0.7, 0.78, 0.84, 0.94, 0.97,
 )  # fmt: skip
 #: Less time than this is none for disks and last words, whatever was given. Programs get no more than was given.
 LEAST = 1.0

@@ -236,9 +236,11 @@ class Attempt:
 
     async def _fuse(self, *, there: bool) -> None:
         entry, outside = self._entry, self._outside
-        job_id = outside.free_id(FUSE_JOB + entry.name)
-        running = outside.running(FUSE_JOB + entry.name)
-        running = [job for job in running if job.id == FUSE_JOB + entry.name]
+        identity = self._resolve(self._wanted.owner)
+        words = command(self._wanted, identity.uid, identity.gid)
+        name = FUSE_JOB + "".join(each if each.isalnum() or each in "-_" else "-" for each in entry.name)
+        # Somebody's job may have such a name as well.
+        running = [job for job in outside.running(name) if list(job.about["command"])[:3] == list(words)[:3]]
         if there and running:
             entry.job, entry.adopted, entry.ours = running[0], True, True
             outside.jobs.last.add(running[0].id)
@@ -255,15 +257,12 @@ class Attempt:
         for job in running:
             # Of a mount that is no more.
             await _end(job)
-            job_id = outside.free_id(FUSE_JOB + entry.name)
         await self._do("looking at the mount point", "target", path=entry.path, cover=self._wanted.cover)
-        await self._start(job_id)
+        await self._start(outside.free_id(name), words)
 
-    async def _start(self, job_id: str) -> None:
+    async def _start(self, job_id: str, words: tuple[str, ...]) -> None:
         entry, wanted, jobs = self._entry, self._wanted, self._outside.jobs
-        identity = self._resolve(wanted.owner)
         settings = self._outside.settings
-        words = command(wanted, identity.uid, identity.gid)
         env = {**wanted.env, **(await self._env_file() if wanted.env_file else {})}
         request = own_request(
             settings, words, user=os.geteuid(), cwd="/", env=env, grace=_FUSE_GRACE, retain=settings.command.retain,
@@ -272,6 +271,7 @@ class Attempt:
         table = MountTable()
         try:
             jobs.last.add(job_id)
+            jobs.reserved.add(job_id)
             try:
                 job = entry.job = jobs.start_own(job_id, request)
             except GuestdError as error:

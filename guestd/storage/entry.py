@@ -68,6 +68,11 @@ class Entry:
     def is_there(self) -> bool:
         return self.state == MOUNTED
 
+    def unsettle(self) -> None:
+        """Whoever needs it waits again. Those who wait already go on waiting for the same moment."""
+        if self.settled.is_set():
+            self.settled = trio.Event()
+
     def poke(self) -> None:
         """Something has happened: look at it now."""
         self.poked.set()

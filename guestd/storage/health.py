@@ -71,7 +71,7 @@ def _words(number: int, wanted: Wanted) -> str:
 
 def may_come_back(wanted: Wanted) -> bool:
     """Is it safe to take down one that is dead and mount it anew? Whoever has files open there keeps the dead ones."""
-    return wanted.type in {BLOCK, VIRTIOFS, NINEP, NFS, FUSE}
+    return wanted.type != TMPFS
 
 
 def worth_looking(wanted: Wanted) -> bool:

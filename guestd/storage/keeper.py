@@ -56,7 +56,7 @@ class Keeper:
     async def keep(self, entry: Entry) -> None:
         """Until it is taken down, or has failed for good."""
         try:
-            with trio.CancelScope() as entry.scope:
+            with entry.scope:
                 async with trio.open_nursery() as nursery:
                     await self._keep(entry, nursery)
                     nursery.cancel_scope.cancel()
@@ -211,7 +211,7 @@ class Keeper:
             await trio.sleep_forever()
         if again:
             # New work waits for it, as it did at the beginning.
-            entry.settled = trio.Event()
+            entry.unsettle()
         self._mounts.look()
         if not again:
             entry.poked = trio.Event()
@@ -288,6 +288,7 @@ class Keeper:
             with trio.move_on_after(_FIRST + _LEAST):
                 await job.ended.wait()
         self._mounts.jobs.last.discard(job.id)
+        self._mounts.jobs.reserved.discard(job.id)
         return by_itself
 
     async def end(
@@ -310,8 +311,10 @@ class Keeper:
         mounted = visible(read_table(), entry.path)
         if mounted is None:
             return
-        how, why, written = await self._end_one(entry, share)
         fields = next((each for each in told if each["path"] == entry.path), None)
+        # What did not answer a moment ago is not asked politely.
+        hangs = entry.wanted.type in _REMOTE and fields is not None and not fields["synced"]
+        how, why, written = await self._end_one(entry, share, hangs=hangs)
         if fields is None:
             if entry.wanted.type in {TMPFS, BIND}:
                 return
@@ -330,11 +333,17 @@ class Keeper:
         elif not fields["synced"]:
             fields["why"] = fields["why"] or why
 
-    async def _end_one(self, entry: Entry, share: float) -> tuple[str | None, str | None, bool]:
+    async def _end_one(
+        self, entry: Entry, share: float, *, hangs: bool
+    ) -> tuple[str | None, str | None, bool]:
         """How it was unmounted, what was in the way, and whether its program has written all."""
         begun = trio.current_time()
         try:
             with trio.move_on_after(share):
+                if hangs:
+                    name = f"mount-{entry.name}-unmount"
+                    await self.outside.do(name, share, do="unmount", path=entry.path, ways=["force", "lazy"])
+                    return "force lazy", "it did not answer", False
                 ways = await self._unmount(entry, share * 0.6, force=True)
                 written = ways == ["plain"] and await self._let_write(
                     entry, share - (trio.current_time() - begun)
@@ -347,7 +356,9 @@ class Keeper:
     # ------------------------------------------------------------------------------------------------------ looking
 
     async def look_now(self, limit: float) -> None:
-        """Look at all that are mounted, from outside of this process; tell what has changed."""
+        """Look at all that are mounted, from outside of this process; tell what has changed. To be called stalled one
+        has to be silent for longer than a person waits for the answer.
+        """
         async with self._one_look:
             entries = [
                 each for each in self._mounts.entries.values() if each.is_there and worth_looking(each.wanted)
@@ -368,8 +379,9 @@ class Keeper:
                     )
                     each.looked = found or each.looked
                     least = float(self._mounts.settings.storage.space)
-                    now = troubles(each.wanted, visible(table, each.path), found, least, each.troubles)
-                    self._tell(each, now)
+                    if found is not None or limit >= self._mounts.settings.storage.patience:
+                        now = troubles(each.wanted, visible(table, each.path), found, least, each.troubles)
+                        self._tell(each, now)
 
     def _tell(self, entry: Entry, now: dict[str, str]) -> None:
         before, entry.troubles = entry.troubles, now

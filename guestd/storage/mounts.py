@@ -88,6 +88,7 @@ class Mounts:
             for entry in self.entries.values():
                 entry.state, entry.why = FAILED, refused
                 entry.settled.set()
+                entry.done.set()
         self.look()
 
     def was_ours(self, path: str) -> bool:
@@ -176,20 +177,24 @@ class Mounts:
 
     async def mount(self, fields: Mapping[str, object]) -> dict[str, Any]:
         """Mount something, or again what is known; answers when it is there."""
+        if self.refused:
+            raise Unsupported(f"nothing can be mounted: {self.refused}")
         entry = self._known(fields)
         if entry is None:
             entry = self._new(fields)
         elif entry.state == MOUNTED:
             return {**entry.to_map(self.clock()[1]), "created": False}
         else:
-            entry.settled = trio.Event()
+            entry.unsettle()
             if not entry.done.is_set() and entry.state != UNMOUNTED:
                 entry.poke()
             else:
                 self._start(entry)
         await entry.settled.wait()
         if entry.state != MOUNTED:
-            if entry.origin == REQUEST:
+            if entry.origin == REQUEST and entry.state == FAILED:
+                # Where a disk is still being checked or made, that goes on, and `mounts` has it.
+                await entry.done.wait()
                 self._forget(entry)
             raise MountFailed(
                 f"{entry.path} could not be mounted: {entry.why or 'it was taken down again'}", path=entry.path,
@@ -213,8 +218,6 @@ class Mounts:
         return entry
 
     def _new(self, fields: Mapping[str, object]) -> Entry:
-        if self.refused:
-            raise Unsupported(f"nothing can be mounted: {self.refused}")
         if self._ending or self._nursery is None:
             raise ShuttingDown("the session is stopping: nothing new is mounted")
         limit = self.settings.limits.mounts
@@ -240,7 +243,7 @@ class Mounts:
     def _start(self, entry: Entry) -> None:
         if self._nursery is None or self._keeper is None or self._ending:
             raise ShuttingDown("the session is stopping: nothing new is mounted")
-        entry.done = trio.Event()
+        entry.done, entry.scope = trio.Event(), trio.CancelScope()
         self._nursery.start_soon(self._keeper.keep, entry)
 
     def resume(self, entry: Entry) -> None:
@@ -258,7 +261,8 @@ class Mounts:
             raise Conflict(
                 f"{' and '.join(sorted(above))} stand on {entry.path}; unmount them first", path=entry.path
             )
-        assert self._keeper is not None
+        if self._keeper is None:
+            raise ShuttingDown("guestd has just begun, or is at its end; ask again")
         told = await self._keeper.take_down(entry, force=force)
         if entry.origin == REQUEST:
             self._forget(entry)
@@ -318,7 +322,7 @@ class Mounts:
         """After a pause of the machine: what is lost is mounted again now, and not at its next turn."""
         for each in self.entries.values():
             if each.state not in {MOUNTED, UNMOUNTED} and not each.done.is_set():
-                each.settled = trio.Event()
+                each.unsettle()
                 each.poke()
         if self._keeper is not None:
             await self._keeper.look_now(self.settings.resume.patience)

@@ -128,6 +128,11 @@ def _mount(request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": True, "notes": notes}
     for each in request.get("make", ()):
         _make(each)
+        # Whoever owns the directory above could lead what is done to it somewhere else.
+        try:
+            os.close(kernel.open_directory(each))
+        except OSError as error:
+            raise _Failed("where", _why_no_directory(each, error), error.errno or 0) from None
     for number, told in enumerate(request["told"]):
         parameters = list(told["parameters"])
         try:

@@ -112,6 +112,42 @@ def test_an_overlay_has_the_image_below_and_the_workspace_above(peer: Peer, plac
     assert (place / "upper" / "file").read_text() == "changed"
 
 
+def test_the_writable_directory_of_an_overlay_is_no_symlink_to_somewhere_else(
+    peer: Peer, place: Path
+) -> None:
+    (place / "up").symlink_to("/etc")
+    error = refused(peer, "mount", type="overlay", name="both", source="/usr/share", upper=str(place / "up"))
+    assert "is a symbolic link, to /etc" in error["message"]
+
+
+def test_all_who_ask_for_the_same_at_once_get_the_same_and_one_who_takes_it_down_waits(peer: Peer) -> None:
+    calls = [peer.open("mount", type="tmpfs", name="same") for _ in range(5)]
+    # It is known from then on, and is being mounted.
+    peer.ask("status")
+    last = peer.open("unmount", path="same")
+    states = set[str]()
+    for call in calls:
+        try:
+            states.add(call.end()["state"])
+        except Failed as failed:
+            states.add(failed.fields["code"])
+    # Which of them was first is not settled, but each hears of an end.
+    assert states <= {"mounted", "mount_failed"}
+    assert last.end()["path"] == "/mnt/same"
+    assert mount_of("/mnt/same") is None
+    assert peer.ask("mounts")["mounts"] == []
+
+
+def test_a_resume_says_how_mounts_do_and_tries_what_was_lost(place: Path) -> None:
+    config = (
+        f'[[mount]]\nname = "late"\ntype = "bind"\nsource = "{place}/in"\ntimeout = 1\nrequired = false\n'
+    )
+    with serving(config=config) as server, Peer(server.address) as peer, Peer(server.address) as other:
+        Follower(other).until("mount_failed", path="/mnt/late")
+        (place / "in").mkdir()
+        assert peer.ask("resume")["mounts"] == {"/mnt/late": "mounted"}
+
+
 def test_what_stands_on_another_goes_first(peer: Peer) -> None:
     peer.ask("mount", type="tmpfs", name="base")
     peer.ask("mount", type="tmpfs", path="/mnt/base/in")
