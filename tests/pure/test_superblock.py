@@ -92,6 +92,8 @@ def test_what_is_read_of_a_disk_is_bounded_inside_it_and_has_both_ends(size: int
     found = places(size)
     assert sum(length for _, length in found) <= 2 * EDGE + 260 * 4096
     assert all(offset >= 0 and offset + length <= size for offset, length in found)
+    if size > 2 * EDGE:
+        assert {(0, EDGE), (size - EDGE, EDGE)} <= set(found)
     if size:
         assert found[0][0] == 0
         assert max(offset + length for offset, length in found) == size
