@@ -144,14 +144,14 @@ class _Line:
                         task_status.started()
                     attempt = 0
                     await client.wait_lost()
+                    # At once: leaving the connection takes a while, and nobody is to ask it for anything then.
                     self._failure = client.failure or self._failure
+                    self._client, self._there = None, trio.Event()
+                    self._teller.line("lost", f"{self._failure.message}; still listening", self._failure)
             except GuestdError as error:
                 if not began:
                     raise
                 self._failure = error
-            if self._client is not None:
-                self._teller.line("lost", f"{self._failure.message}; still listening", self._failure)
-            self._client, self._there = None, trio.Event()
             await trio.sleep(_BACKOFF.delay(attempt))
             attempt += 1
 
@@ -159,10 +159,7 @@ class _Line:
         """The guest, as soon as it is there."""
         with trio.move_on_after(_PATIENCE):
             while self._client is None or self._client.failure is not None:
-                if self._client is None:
-                    await self._there.wait()
-                else:
-                    await trio.lowlevel.checkpoint()
+                await (self._there.wait() if self._client is None else trio.lowlevel.checkpoint())
             return self._client
         raise self._failure
 

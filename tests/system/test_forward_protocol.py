@@ -235,6 +235,7 @@ def test_a_program_that_does_not_read_stops_its_client_alone(server: Server) -> 
             if not granted:
                 break
             credit += granted
+        assert sent > 2 * window, "what the program's side took was not given back"
         other = opened(peer, to=program.address)
         say(peer, other, 0, b"z" * 200_000)
         end(peer, other, 200_000)
