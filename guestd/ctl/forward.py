@@ -159,7 +159,10 @@ class _Line:
         """The guest, as soon as it is there."""
         with trio.move_on_after(_PATIENCE):
             while self._client is None or self._client.failure is not None:
-                await (self._there.wait() if self._client is None else trio.lowlevel.checkpoint())
+                if self._client is None:
+                    await self._there.wait()
+                else:
+                    await trio.lowlevel.checkpoint()
             return self._client
         raise self._failure
 

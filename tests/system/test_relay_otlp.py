@@ -406,3 +406,27 @@ def test_a_kept_connection_that_the_target_has_closed_costs_no_export() -> None:
             assert (answer.status, answer.read()) == (200, b"")
         connection.close()
     assert len(served) == 5
+
+
+def test_a_kept_connection_that_breaks_under_a_request_costs_no_export() -> None:
+    """The target had closed it in the very moment: that says nothing about the request, which goes over another one."""
+    answers = iter([1, 5])
+
+    def some(sock: socket.socket) -> None:
+        for _ in range(next(answers)):
+            if not sock.recv(65536):
+                return
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        sock.recv(65536)
+        abort(sock)
+
+    port = free_port()
+    with Program(some) as program, serving(config=settings(port, program.address)):
+        connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+        for _ in range(3):
+            connection.request(
+                "POST", "/v1/traces", trace().SerializeToString(), {"Content-Type": "application/x-protobuf"}
+            )
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, b"")
+        connection.close()
