@@ -15,6 +15,7 @@ import os
 import resource
 import sys
 
+import guestd
 from guestd.storage import contents, names
 from guestd.storage.line import REJECT, Gone, Line, Refused, read_message, refusal
 from guestd.storage.places import Places
@@ -45,12 +46,13 @@ def main() -> None:
     line = Line(LINE_FD)
     _, first = line.receive()
     user = read_message(first)
-    if user["watches"]:
+    refused = _another_version(user["version"])
+    if user["watches"] and refused is None:
         # While its package can still be read.
         from guestd.storage.watching import watch
 
         _OPERATIONS["watch"] = watch
-    refused = _become(user)
+    refused = refused or _become(user)
     umask = os.umask(0o022)
     os.umask(umask)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -83,6 +85,16 @@ def _serve(line: Line, ask: dict[str, Any]) -> None:
             places.close()
     except OSError as error:
         raise refusal(error, ask["path"]) from None
+
+
+def _another_version(asking: str) -> Refused | None:
+    """This is the program on the disk; what asks may be older, and mean something else."""
+    if asking == guestd.__version__:
+        return None
+    return Refused(
+        "unsupported",
+        f"guestd {guestd.__version__} was installed while {asking} runs: `guestctl upgrade` takes it up",
+    )
 
 
 def _become(user: dict[str, Any]) -> Refused | None:

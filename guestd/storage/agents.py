@@ -167,7 +167,7 @@ class Agents:
                 agent.pid = await self._spawner.start(self._plan(fds, change=change), agent.told)
             first = {
                 "change": change, "uid": identity.uid, "gid": identity.gid, "groups": list(identity.groups),
-                "name": identity.name, "watches": key.watches,
+                "name": identity.name, "watches": key.watches, "version": guestd.__version__,
             }  # fmt: skip
             mine.send(bytes((OPEN,)) + marshal.dumps(first))
         except BaseException:
@@ -204,6 +204,9 @@ class Agents:
             self.put_away(agent)
             return
         agent.idle_since = trio.current_time()
+        if len(self._idle) >= self._settings.files.processes:
+            # Each is some megabytes, and many users may have asked.
+            self.put_away(self._idle.pop(0))
         self._idle.append(agent)
         if not self._sweeping:
             self._sweeping = True

@@ -26,6 +26,7 @@ from guestd.client import Backoff, Notice, connect
 from guestd.client.copying import LocalFile, Terms, download, download_tree, upload, upload_tree
 from guestd.ctl.main import main
 from guestd.errors import FileFailed
+from guestd.tree.pack import Packer
 from tests.support.commands import NOBODY, public_folder
 from tests.support.files import (
     NAMES,
@@ -610,3 +611,29 @@ def test_devices_and_sockets_are_left_out_unopened_and_told(server: Server, tmp_
     assert b"disk: it is a device, and those are not copied" in done.stderr
     assert b"socket: it is a socket" in done.stderr
     assert os.listdir(tmp_path / "back") == ["file"]
+
+
+def test_what_becomes_a_symlink_behind_its_listing_is_not_followed(tmp_path: Path) -> None:
+    """The same in the moment that a race has to hit: the names are read, and then two of them are something else."""
+    top = tmp_path / "src"
+    for name in ("a", "b"):
+        (top / name).mkdir(parents=True)
+    (top / "a/large").write_bytes(bytes(400_000))
+    (top / "c").write_bytes(b"mine")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/key").write_bytes(b"the secret")
+    packer = Packer()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        chunks = packer.chunks(folder, b"src", b"src")
+        stream = next(chunks)
+        (top / "b").rmdir()
+        (top / "b").symlink_to(tmp_path / "secret")
+        (top / "c").unlink()
+        (top / "c").symlink_to(tmp_path / "secret/key")
+        stream += b"".join(chunks)
+    finally:
+        os.close(folder)
+    assert b"the secret" not in stream
+    assert b"key" not in stream
+    assert packer.told.failed == 2
