@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from importlib import import_module
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from guestd import observe
@@ -37,7 +38,7 @@ _UNRECORDED = {
     "client",
     "token",
 }
-_RECORDED_NAME, _RECORDED_TEXT = 64, 1024
+_RECORDED_FIELDS, _RECORDED_NAME, _RECORDED_TEXT = 64, 64, 1024
 #: Not begun before the file systems that have to be there are there.
 _OF_FILES = {
     "hash", "list", "make", "move", "pack", "read", "remove", "stat", "unpack", "watch", "write",
@@ -91,7 +92,7 @@ def _facts(channel: Channel, fields: Fields) -> dict[str, object]:
     # What a client says stands apart: it is not to look like what guestd says.
     asked: dict[str, object] = {
         key: value
-        for key, value in fields.to_map().items()
+        for key, value in islice(fields.to_map().items(), _RECORDED_FIELDS)
         if key not in _UNRECORDED
         and len(key) <= _RECORDED_NAME
         and (isinstance(value, int | float) or (isinstance(value, str) and len(value) <= _RECORDED_TEXT))
