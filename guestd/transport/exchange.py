@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import h11
 import trio
 
-from guestd.errors import BadRequest, GuestdError, LimitReached, PeerTooSlow, ProtocolViolation
+from guestd.errors import BadRequest, GuestdError, PeerTooSlow, ProtocolViolation
 from guestd.transport.ahead import HEAD_MAX
 
 if TYPE_CHECKING:
@@ -117,10 +117,7 @@ class Exchange:
             while piece := await self.receive():
                 found += piece
                 if len(found) > most:
-                    raise LimitReached(
-                        f"the request's body has more than {most} bytes, which are the most that is read here",
-                        limit=most,
-                    )
+                    raise BadRequest(f"the request's body has more than the {most} bytes that are read here")
             return bytes(found)
         raise PeerTooSlow(f"the request's body was not whole after {patience:g} s (limits.handshake)")
 
