@@ -39,6 +39,7 @@ ROWS = [
     "forward.bulk",
     "telemetry.exec",
     "telemetry.exec_hanging",
+    "audit.exec",
     "telemetry.lag",
     "boot.ready",
     "mem.idle",
