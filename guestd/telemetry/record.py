@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _TEXT_MAX = 1024
 #: Of a list of texts.
 _LIST_MAX = 64
+#: guestd's own words, and ids, which have nothing to hide.
+_OWN_WORDS = frozenset({"job", "result", "generation", "session", "cause", "requests", "took"})
 #: What is for spans: which trace it belongs to, and the job whose it is.
 _NO_FACTS = frozenset({"trace", "job_of"})
 
@@ -28,6 +30,9 @@ def record_of(
         record.update(_of_job(job, rule))
     for name, value in facts.items():
         if value is None or name in record or name in _NO_FACTS:
+            continue
+        if name in _OWN_WORDS:
+            record[name] = value
             continue
         is_command = name in {"command", "argv"}
         record[name] = shown_command(cast("Any", value), rule) if is_command else _plain(name, value)

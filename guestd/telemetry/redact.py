@@ -10,6 +10,7 @@ Masking twice changes nothing more. Two tables say what is looked for: `_NAMES` 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _SHAPES = (
     r"eyJ[\w-]{4,}\.[\w-]*(?:\.[\w-]*)?", r"-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*",
     r"(?i:bearer|basic|digest|negotiate)\s+(?!\*\*\*)[\w.~+/=:,\"-]{6,}",
 )  # fmt: skip
+#: Shorter texts have room for none of what is looked for: `pin=1`.
+_SHORTEST = 5
 _SHAPE = re.compile(r"(?<![A-Za-z0-9])(?:" + "|".join(_SHAPES) + ")")
 _IS_NAME = re.compile(r"(?:^|[^a-zA-Z])(?:" + "|".join(_NAMES) + r")(?:$|[^a-zA-Z])", re.IGNORECASE)
 #: camelCase is split, so that `apiToken` is looked at as `api-Token`.
@@ -75,6 +78,7 @@ _USERS = {"curl": ("-u", "--user", "-U", "--proxy-user"), "wget": ("--user",), "
 _GLUED = {"mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "sshpass": "-p", "curl": "-u"}
 
 
+@lru_cache(1024)
 def is_secret_name(name: str) -> bool:
     """Does the name of a switch, a variable or a field sound like that of a secret?"""
     plain = _HUMP.sub("-", name.strip("-\"'"))
@@ -83,6 +87,9 @@ def is_secret_name(name: str) -> bool:
 
 def mask_text(text: str) -> str:
     """A text with what is secret in it masked: an address, a header, a line for a shell."""
+    # What most records consist of: too short for a secret and its name, or one plain word.
+    if len(text) < _SHORTEST or (text.isalnum() and text.islower()):
+        return text
     text = _ADDRESS.sub(_without_who, text)
     text = _CUT_ADDRESS.sub(lambda found: f"{found['scheme']}{found['name']}:{MASK}", text)
     text = _USER.sub(lambda found: f"{found['switch']}{found['name']}:{MASK}", text)
