@@ -134,6 +134,30 @@ def test_a_command_whose_client_closes_early_goes_on(client: Sdk, guest: Server,
         assert peer.ask("wait", id=f"agentcore-{answer['ResponseMetadata']['RequestId']}")["code"] == 7
 
 
+def test_a_command_without_a_client_is_not_held_up_by_a_file_that_is_full() -> None:
+    config = "[agentcore]\nspool = '64 KiB'\n"
+    with (
+        serving("unix:{}/guestd.sock", f"tcp:127.0.0.1:{free_port()}", config=config) as server,
+        sdk(server.addresses[1]) as client,
+    ):
+        command = {"command": "seq 1 5000000; exit 7"}
+        answer = client.invoke_agent_runtime_command(agentRuntimeArn=ARN, body=command)
+        job_id = f"agentcore-{answer['ResponseMetadata']['RequestId']}"
+        stream = iter(answer["stream"])
+        next(stream)
+        next(stream)
+        answer["stream"].close()
+        del answer, stream
+        with Peer(server.address) as peer:
+            assert peer.ask("wait", id=job_id)["code"] == 7
+        always_send(client, "amz-sdk-invocation-id", job_id.removeprefix("agentcore-"))
+        again = run(client, **command)
+        assert again.exit == (7, "COMPLETED")
+        assert again.stdout.startswith("1\n2\n")
+        assert again.stdout.endswith("5000000\n")
+        assert "bytes of stdout are not kept any more" in again.stderr
+
+
 def test_a_retry_after_a_read_timeout_is_the_same_command_from_its_start(
     guest: Server, tmp_path: Path
 ) -> None:
