@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -279,8 +280,7 @@ def test_a_workspace_is_kept_across_stop_and_start_with_all_that_can_be_in_one(t
             assert peer.ask("exec", argv=["true"])["code"] == 0
             entry = one(peer.ask("mounts"), "/mnt/work")
             assert not any("formatted" in note or "mended" in note for note in entry["notes"])
-            os.chdir("/mnt/work")
-            try:
+            with contextlib.chdir("/mnt/work"):
                 assert Path("file").read_text() == "text\n"
                 assert os.stat("file").st_nlink == 2
                 assert stat.S_IMODE(os.stat("file").st_mode) == 0o4755
@@ -291,8 +291,6 @@ def test_a_workspace_is_kept_across_stop_and_start_with_all_that_can_be_in_one(t
                 assert stat.S_IMODE(os.stat("dir").st_mode) == 0o2750
                 assert os.stat("sparse").st_blocks == 0
                 assert os.stat("file").st_uid == 65534
-            finally:
-                os.chdir("/")
 
 
 def test_a_guestd_that_is_killed_leaves_its_mounts_to_the_next(tmp_path: Path) -> None:
