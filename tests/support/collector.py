@@ -308,7 +308,8 @@ def collecting_grpc() -> Generator[Collector]:
     """The same over gRPC, which always behaves well."""
     import grpc
 
-    server = grpc.server(futures.ThreadPoolExecutor(2))
+    pool = futures.ThreadPoolExecutor(2)
+    server = grpc.server(pool)
     collector = Collector(f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}")
 
     def export(request: Any, context: Any) -> bytes:  # noqa: ANN401  as gRPC has it
@@ -331,3 +332,4 @@ def collecting_grpc() -> Generator[Collector]:
         yield collector
     finally:
         server.stop(0).wait(PATIENCE)
+        pool.shutdown()
