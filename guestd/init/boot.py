@@ -54,6 +54,8 @@ class Boot:
         self.times = {"init": console.since}
         #: Whoever made this machine, where it wants to be told.
         self.host: Host | None = None
+        #: Descriptors of a machine's power buttons.
+        self.buttons: list[int] = []
 
     def _try(self, what: str, act: Callable[..., object], *arguments: object) -> None:
         try:
@@ -163,6 +165,11 @@ class Boot:
             phases = "\n".join(host.phase(name.upper(), self.times[name]) for name in ("init", "listening"))
             self.host.tell(f"STATUS=listening\n{phases}\n")
 
+    def _find_buttons(self) -> None:
+        from guestd.init import button
+
+        self.buttons = button.find()
+
     def _set_up_machine(self, settings: Settings) -> None:
         from guestd.init import libc, network
 
@@ -176,6 +183,7 @@ class Boot:
         self._try("modules", machine.load_modules, init.modules, self._say)
         self._try("sysctl", machine.set_kernel, init.sysctl, self._say)
         self._try("the network", network.set_up, wanted, self._say)
+        self._try("the power button", self._find_buttons)
         try:
             # Ctrl-Alt-Del, and a hypervisor's way of saying it, is SIGINT from now on, and no sudden end.
             libc.reboot(libc.RB_DISABLE_CAD)

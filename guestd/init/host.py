@@ -107,6 +107,8 @@ class Host:
         self._kinds: list[int] = []
         self._due = 0.0
         self._told = False
+        self._stays = False
+        self._last: _socket.socket | None = None
         where = parse(text) if text else None
         if text and where is None:
             say(f"{NAME} is no address of vsock: {text}")
@@ -141,14 +143,24 @@ class Host:
             else:
                 return
 
-    def finish(self, seconds: float) -> None:
-        """The last word of all: wait until it has gone, but no longer than that."""
+    def finish(self, text: str, seconds: float) -> None:
+        """The last word of all: wait until the host has read it and hung up, but no longer than that.
+
+        What has been sent is in the kernel still, and goes with the power.
+        """
         until = time.monotonic() + seconds
+        self._stays = True
+        self.tell(text)
         while self._sock is not None and (now := time.monotonic()) < until:
             poll = select.poll()
             poll.register(self._sock, select.POLLOUT)
             poll.poll(max(0.0, min(until, self._due) - now) * 1000)
             self.go(time.monotonic())
+        if self._last is not None:
+            poll = select.poll()
+            poll.register(self._last, select.POLLIN)
+            poll.poll(max(0.0, until - time.monotonic()) * 1000)
+            self._last.close()
 
     def _next(self) -> None:
         assert self._where is not None
@@ -191,9 +203,17 @@ class Host:
         except OSError as error:
             self._failed(error.strerror or str(error))
             return
-        sock.close()
         self._sock = None
         del self._waiting[0]
+        if self._stays and not self._waiting:
+            self._last = sock
+            try:
+                sock.shutdown(_socket.SHUT_WR)
+            except OSError as error:
+                # It has hung up already, and read or not: there is no more to say.
+                self._say(f"the host has hung up: {error.strerror}")
+        else:
+            sock.close()
         # The kind that went through is the one.
         assert self._where is not None
         self._where = ((self._where[0][-1 - len(self._kinds)],), *self._where[1:])

@@ -103,6 +103,8 @@ class _Init:
         # Each on its own: one that fails keeps none of the others from being done.
         for number in self._signals.take():
             self._do("a signal", self._signal, keeper, number)
+        for fd in [each for each in self._boot.buttons if events.get(each)]:
+            self._do("the power button", self._look_at_button, keeper, fd)
         self._do("hearing serve", keeper.hear)
         self._do("the stored descriptors", self._drop_hung, keeper, events)
         self._do("reaping", self._reap, keeper)
@@ -138,6 +140,8 @@ class _Init:
             wanted[keeper.sock.fileno()] = select.POLLIN | (select.POLLOUT if keeper.pressed else 0)
         for fd in keeper.store.watched:
             wanted[fd] = 0  # POLLHUP and POLLERR come unasked
+        for fd in self._boot.buttons:
+            wanted[fd] = select.POLLIN
         if self._boot.host is not None and self._boot.host.fd >= 0:
             wanted[self._boot.host.fd] = select.POLLOUT
         for fd in self._polled.keys() - wanted.keys():
@@ -178,6 +182,17 @@ class _Init:
             self._stop(keeper, number)
         else:
             self._say(f"{signals.name(number)} means nothing here")
+
+    def _look_at_button(self, keeper: Keeper, fd: int) -> None:
+        from guestd.init import button
+
+        try:
+            if button.pressed(fd):
+                self._say("the power button")
+                self._stop(keeper, signals.PWR)
+        except OSError:
+            self._boot.buttons.remove(fd)
+            os.close(fd)
 
     def _stop(self, keeper: Keeper, number: int) -> None:
         now = time.monotonic()
@@ -238,8 +253,12 @@ class _Init:
         self._do("storage", end.end_storage, self._boot.world, self._say, self._signals, self._boot.at_boot)
         if self._boot.host is not None:
             # Whoever hears this knows that everything is on its disks.
-            self._boot.host.tell(f"EXIT_STATUS={status}\nX_GUESTD_END={how}\n")
-            self._do("telling the host", self._boot.host.finish, _LAST_WORD)
+            self._do(
+                "telling the host",
+                self._boot.host.finish,
+                f"EXIT_STATUS={status}\nX_GUESTD_END={how}\n",
+                _LAST_WORD,
+            )
         return end.leave(self._boot.world, how, status, self._say)
 
 

@@ -115,6 +115,8 @@ def build(plan: Plan) -> Path:
         whole.mkdir()
         root = Path(scratch) / "root"
         root.mkdir()
+        # Many an archive says nothing of its own top.
+        os.utime(root, (0, 0))
         chosen = kernel.given(plan.kernel, plan.modules) if plan.kernel else kernel.debians()
         modules = kernel.modules(chosen, plan.type, plan.load)
         _fill(plan, root, modules)
@@ -176,6 +178,7 @@ def _fill(plan: Plan, root: Path, modules: kernel.Modules) -> None:
             link.parent.mkdir(parents=True, exist_ok=True)
             if not link.is_symlink() and not link.exists():
                 link.symlink_to(f"/opt/guestd/bin/{each}")
+    _add_units(root)
     settings = root / "etc/guestd/guestd.toml"
     if config and not settings.exists():
         settings.write_text(_settings(config))
@@ -183,6 +186,27 @@ def _fill(plan: Plan, root: Path, modules: kernel.Modules) -> None:
     for path in _all(root):
         if os.lstat(path).st_mtime > latest:
             os.utime(path, (latest, latest), follow_symlinks=False)
+
+
+def _add_units(root: Path) -> None:
+    """Where there is systemd, it can be PID 1 instead (`--init /lib/systemd/systemd`), and guestd its service."""
+    place = root / "usr/lib/systemd/system"
+    if (
+        not place.is_dir()
+        or (place / "guestd.service").exists()
+        or (root / "etc/systemd/system/guestd.service").exists()
+    ):
+        return
+    for unit in sorted((_ROOT / "systemd").glob("*.s*")):
+        if not unit.is_file():
+            continue
+        shutil.copyfile(unit, place / unit.name)
+        (place / unit.name).chmod(0o644)
+        for line in unit.read_text().splitlines():
+            if line.startswith("WantedBy="):
+                wants = place / f"{line.partition('=')[2].strip()}.wants"
+                wants.mkdir(exist_ok=True)
+                (wants / unit.name).symlink_to(f"../{unit.name}")
 
 
 def _all(root: Path) -> Iterator[str]:

@@ -19,7 +19,7 @@ from image.vm.failure import Failure, find, has, run
 #: Loaded before the root is mounted. Those that a kernel does not have are in it, or not needed.
 FIRST = (
     "virtio_pci", "virtio_mmio", "virtio_blk", "overlay", "vmw_vsock_virtio_transport", "virtio_rng", "virtiofs",
-    "virtio_net", "button", "qemu_fw_cfg", "ptp_kvm",
+    "virtio_net", "button", "evdev", "qemu_fw_cfg", "ptp_kvm",
 )  # fmt: skip
 #: In the root file system for modprobe(8), which the kernel calls as they are needed.
 LATER = (

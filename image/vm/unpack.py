@@ -129,6 +129,7 @@ def _in_root(root: Path, layer: IO[bytes]) -> None:
         finally:
             os._exit(status)
     if unpacker is not None and unpacker.stdin is not None:
+        source.close()
         with suppress(BrokenPipeError):
             shutil.copyfileobj(layer, unpacker.stdin, 1 << 20)
             unpacker.stdin.close()
@@ -145,6 +146,8 @@ class _Times:
 
     def keep(self, folder: str) -> None:
         """Something in it is about to change. It is made if it is not there."""
+        # Through links, as whoever unpacks an image does; a link may lead to what is only made by this.
+        folder = os.path.realpath(folder)
         if folder in self._before:
             return
         if not os.path.isdir(folder):

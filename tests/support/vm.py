@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from image.vm.manifest import Manifest
 
 #: For a command in a machine under emulation, on a machine that is busy.
-PATIENCE = 60.0
+PATIENCE = 90.0
 _PROGRAMS = ("qemu-system-x86_64", "mke2fs", "debugfs", "depmod", "busybox", "debootstrap", "virtiofsd")
 
 
@@ -61,12 +61,13 @@ class Guest:
         return self.machine.address
 
     def peer(self, **options: Any) -> Peer:  # noqa: ANN401  as the one it stands for
-        return Peer(self.address, **options)
+        peer = Peer(self.address, **options)
+        peer.sock.settimeout(PATIENCE)
+        return peer
 
     def run(self, shell: str, *, status: int | None = 0, **fields: Any) -> str:  # noqa: ANN401  fields of the request
         """A shell string as root, to its end; what it printed. `status`: what it must end with."""
         with self.peer() as peer:
-            peer.sock.settimeout(PATIENCE)
             call = peer.open("exec", shell=shell, user="root", **fields)
             end = call.end()
         told = f"{call.stdout.decode(errors='replace')}{call.stderr.decode(errors='replace')}"

@@ -52,3 +52,24 @@ def test_a_program_of_the_guest_is_refused_over_vsock(guest: Guest) -> None:
         assert frame.kind is Kind.GOAWAY
         assert "vsock" in unpack(frame)["message"]
         assert decoder.next() is None
+
+
+def test_a_connection_that_is_pulled_out_in_mid_stream_is_taken_up_where_it_was(guest: Guest) -> None:
+    """The host's socket is closed while 20 MB are on their way. vhost-device-vsock does not tell the guest of that, so
+    the command's caller seems to be there, and slow; `resume` finds out that it is not, and then nothing holds it up.
+    """
+    count = 20_000_000
+    peer = guest.peer(bytes_left=3_000_000)
+    call = peer.open("exec", shell=f"yes 0123456 | head -c {count}", id="pulled", tape=1 << 20, user="root")
+    with peer, pytest.raises(EOFError):
+        call.end()
+    had = bytes(call.stdout)
+    assert 0 < len(had) < count
+    with guest.peer() as peer:
+        again = peer.open("attach", id="pulled", from_={"stdout": len(had)}, hold=True)
+        again.accepted()
+        dropped = peer.ask("resume")["connections"]["dropped"]
+        assert len(dropped) <= 1
+        assert again.end()["code"] == 0
+    # What was on its way to the connection that is gone, and is no longer kept, is told as a gap; nothing comes twice.
+    assert len(had) + len(again.stdout) + sum(end - start for _, start, end in again.gaps) == count

@@ -1,0 +1,159 @@
+"""What image/build makes: the same bytes for the same image, and of an image what its layers say and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import tarfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+from image.vm import build, manifest
+from image.vm.failure import Failure, find
+from image.vm.unpack import unpack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+#: A member of a layer: its name, its content or the target of its link, and its type.
+Member = tuple[str, str, bytes]
+LOWER: tuple[Member, ...] = (
+    ("bin", "", tarfile.DIRTYPE), ("bin/tool", "#!/bin/sh\n", tarfile.REGTYPE), ("gone", "old", tarfile.REGTYPE),
+    ("opaque", "", tarfile.DIRTYPE), ("opaque/old", "old", tarfile.REGTYPE), ("bin/again", "bin/tool", tarfile.LNKTYPE),
+    ("leads-out", "/etc", tarfile.SYMTYPE),
+)  # fmt: skip
+UPPER: tuple[Member, ...] = (
+    (".wh.gone", "", tarfile.REGTYPE), ("opaque", "", tarfile.DIRTYPE), ("opaque/new", "new", tarfile.REGTYPE),
+    ("opaque/.wh..wh..opq", "", tarfile.REGTYPE), ("leads-out/guestd-was-here", "x", tarfile.REGTYPE),
+    ("../../escaped", "x", tarfile.REGTYPE),
+)  # fmt: skip
+CONFIG = {
+    "Env": ["PATH=/bin", 'NAME=a "quoted" one'], "Entrypoint": ["/opt/guestd/bin/guestd", "init", "--", "/bin/tool"],
+    "Cmd": ["--flag"], "User": "1000:1000", "WorkingDir": "/opaque",
+}  # fmt: skip
+
+
+def _layer(members: Sequence[Member]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content, kind in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.mtime, info.uid, info.mode = kind, 1_700_000_000, 1000, 0o755
+            if kind == tarfile.REGTYPE:
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content.encode()))
+            else:
+                info.linkname = content
+                tar.addfile(info)
+    return out.getvalue()
+
+
+def _tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def _docker(path: Path) -> Path:
+    files = {
+        "lower.tar": _layer(LOWER),
+        "upper.tar": _layer(UPPER),
+        "config.json": json.dumps({"config": CONFIG}).encode(),
+    }
+    names = [{"Config": "config.json", "Layers": ["lower.tar", "upper.tar"]}]
+    return _tar(path, files | {"manifest.json": json.dumps(names).encode()})
+
+
+def _oci(path: Path, *, damaged: bool = False) -> Path:
+    files: dict[str, bytes] = {}
+
+    def blob(data: bytes) -> dict[str, object]:
+        name = hashlib.sha256(data).hexdigest()
+        files[f"blobs/sha256/{name}"] = data
+        return {"digest": f"sha256:{name}", "size": len(data)}
+
+    zstd = subprocess.run([find("zstd"), "-c"], input=_layer(UPPER), capture_output=True, check=True).stdout
+    layers = [blob(_layer(LOWER)), blob(zstd)]
+    config = blob(json.dumps({"config": CONFIG}).encode())
+    index = {"manifests": [blob(json.dumps({"layers": layers, "config": config}).encode())]}
+    if damaged:
+        name = str(layers[0]["digest"]).partition(":")[2]
+        files[f"blobs/sha256/{name}"] += b"\0"
+    return _tar(path, files | {"index.json": json.dumps(index).encode()})
+
+
+@pytest.mark.parametrize("save", [_docker, _oci])
+def test_layers_lie_over_each_other_and_stay_within(tmp_path: Path, save: Callable[[Path], Path]) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    assert unpack(save(tmp_path / "image.tar"), root) == CONFIG
+    found = sorted(str(each.relative_to(root)) for each in root.rglob("*"))
+    assert found == [
+        "bin", "bin/again", "bin/tool", "escaped", "etc", "etc/guestd-was-here", "leads-out", "opaque", "opaque/new",
+    ]  # fmt: skip
+    tool = (root / "bin/tool").stat()
+    assert (tool.st_uid, tool.st_nlink, tool.st_mtime, tool.st_mode & 0o7777) == (
+        1000,
+        2,
+        1_700_000_000,
+        0o755,
+    )
+    assert not os.path.exists("/etc/guestd-was-here")
+
+
+def test_a_layer_with_another_digest_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    with pytest.raises(Failure, match="another digest"):
+        unpack(_oci(tmp_path / "image.tar", damaged=True), root)
+
+
+@pytest.fixture(scope="module")
+def fake_guestd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("opt") / "guestd"
+    (place / "bin").mkdir(parents=True)
+    (place / "bin/guestd").write_text("#!/bin/sh\n")
+    return place
+
+
+@pytest.mark.parametrize("kind", ["ext4", "erofs", "squashfs"])
+def test_the_same_image_gives_the_same_bytes(tmp_path: Path, fake_guestd: Path, kind: str) -> None:
+    image = _docker(tmp_path / "image.tar")
+    paths = [
+        build.build(build.Plan(source=image, output=tmp_path / name, type=kind, guestd=fake_guestd))
+        for name in ("one", "two")
+    ]
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    found = manifest.read(paths[0])
+    found.check()
+    with (tmp_path / "one" / f"root.{kind}").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff")
+    with pytest.raises(Failure, match="digest differs"):
+        found.check()
+
+
+def test_what_the_image_says_becomes_settings(tmp_path: Path, fake_guestd: Path) -> None:
+    from guestd.config import resolve
+
+    output = tmp_path / "built"
+    build.build(build.Plan(source=_docker(tmp_path / "image.tar"), output=output, guestd=fake_guestd))
+    text = subprocess.run(
+        [find("debugfs"), "-R", "cat /etc/guestd/guestd.toml", output / "root.ext4"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    found = resolve(file=text, file_name="guestd.toml", cmdline="", environ={})
+    assert not found.problems
+    settings = found.settings
+    assert settings.workload.command == ("/bin/tool", "--flag")
+    assert (settings.workload.cwd, settings.user) == ("/opaque", "1000")
+    assert dict(settings.env) == {"PATH": "/bin", "NAME": 'a "quoted" one'}
