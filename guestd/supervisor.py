@@ -14,12 +14,9 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import resource
 import signal
-import socket
 import sys
 import time
-from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -32,7 +29,7 @@ from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
 from guestd.process.handed import AGENT, INIT, RELAY, take_handed
 from guestd.process.identity import Users
-from guestd.process.plan import write_oom_score_adj
+from guestd.process.itself import notify, own_descriptors, protect, raise_fd_limit
 from guestd.process.reaper import Reaper
 from guestd.process.spawn import Spawner
 from guestd.process.statuses import Statuses
@@ -57,7 +54,6 @@ if TYPE_CHECKING:
     from guestd.transport.listeners import Listener
 
 _log = logging.getLogger("guestd")
-_STDERR_FD = 2
 #: For the last words to all who are connected.
 _FAREWELL = 2.0
 #: For the last records, of a disk that may not answer.
@@ -70,13 +66,13 @@ EX_CONFIG = 78
 
 def serve(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; returns the exit status."""
-    _own_descriptors()
+    own_descriptors()
     logging.basicConfig(
         stream=sys.stderr,
         level=settings.log.level.upper(),
         format="guestd: %(levelname)s: %(name)s: %(message)s",
     )
-    _raise_fd_limit(settings)
+    raise_fd_limit(_wanted_fds(settings))
     environ = dict(os.environ)
     # What counts until trio listens, and again in the last moments, when nobody does: Python's own handlers would end
     # this process in the middle of its end.
@@ -150,7 +146,8 @@ class _Supervisor:
         users = Users()
         self._own = own = users.own_identity()
         spawner = Spawner(own, reaper)
-        _protect(settings.supervisor.oom_score_adj, spawner)
+        protect(settings.supervisor.oom_score_adj)
+        spawner.refresh()
         store = FdStore(
             self._environ,
             {name: len(fds) for name, fds in self._handed.items() if is_kept(name) or name.startswith(RELAY)},
@@ -395,47 +392,9 @@ def _find_cgroups() -> cgroup.Cgroups | None:
         return None
 
 
-def _protect(oom_score_adj: int, spawner: Spawner) -> None:
-    """The supervisor is the last to be killed for memory, where it has the right to say so."""
-    with suppress(PermissionError, FileNotFoundError):
-        write_oom_score_adj("self", oom_score_adj)
-    spawner.refresh()
-
-
-def _own_descriptors() -> None:
-    """Have something at 0, 1 and 2, where every child's own are put; and hand none of the others on to children."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR_FD:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-    # Python has none where there was no descriptor when it began.
-    sys.stderr = sys.stderr or open(_STDERR_FD, "w", encoding="utf-8", closefd=False)  # noqa: SIM115  for good
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > _STDERR_FD:
-            with suppress(OSError):  # the listing's own
-                os.set_inheritable(int(name), False)
-
-
-def _raise_fd_limit(settings: Settings) -> None:
-    """The usual soft limit of 1024 is there for programs that use select(2), and the kernel's own hard one, 4096, is
-    too low for as many jobs as the settings allow. Where it stays lower, fewer can run.
-    """
+def _wanted_fds(settings: Settings) -> int:
+    """As many descriptors as everything has that the settings allow at once."""
     limits, kept = settings.limits, settings.command.retain_count
     connections = limits.connections + settings.agent.connections + settings.forward.connections
     connections += sum(2 * each.connections for each in settings.relay.values())
-    wanted = FDS_OF_A_JOB * (limits.jobs + kept) + connections + FDS_IN_RESERVE
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < wanted:
-        with suppress(ValueError, OSError):  # no right to
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, wanted))
-            return
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def notify(environ: Mapping[str, str], state: str) -> None:
-    """Tell the service manager, by systemd's protocol, where there is one."""
-    path = environ.get("NOTIFY_SOCKET")
-    if not path:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
-        sock.connect("\0" + path[1:] if path.startswith("@") else path)
-        sock.send(state.encode())
+    return FDS_OF_A_JOB * (limits.jobs + kept) + connections + FDS_IN_RESERVE
