@@ -108,7 +108,7 @@ def _kept(name: str) -> Path:
 
 
 def _sit(found: manifest.Manifest, hardware: Hardware, command: Sequence[str], what: str) -> int:
-    guestctl = os.environ.get("GUESTCTL") or str(Path(sys.executable).with_name("guestctl"))
+    guestctl = os.environ.get("GUESTD_TEST_GUESTCTL") or str(Path(sys.executable).with_name("guestctl"))
     child: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, _frame: object) -> None:
