@@ -77,6 +77,7 @@ def test_rows_are_chosen_by_name_and_a_wrong_name_gets_the_nearest_right_one() -
     assert [line.split()[0] for line in done.stdout.split("\n\n")[0].splitlines()] == [
         "name",
         "mem.idle",
+        "mem.telemetry",
         "mem.shell",
     ]
     wrong = bench("--quick", "exec.rt")
