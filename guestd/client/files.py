@@ -9,7 +9,7 @@
         await writer.finish()
 
 A path that is not absolute begins at the workspace. `root` keeps a path below a folder, symlinks included; `user` is
-whose rights count. What stays whole across lost connections is in guestd.client.copying.
+whose rights count. What stays whole across lost connections is in guestd.client.copying_files and copying_trees.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from guestd.client.copying import Copied, LocalFile, Terms, download, download_tree, upload, upload_tree
+from guestd.client.copying import Copied, Terms
+from guestd.client.copying_files import LocalFile, download, upload
+from guestd.client.copying_trees import download_tree, upload_tree
 from guestd.client.tasks import background
 from guestd.ctl import cp_plan
 from guestd.ctl.cp_plan import GUEST, PIPE, Path, Wrong

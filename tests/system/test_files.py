@@ -13,7 +13,8 @@ import pytest
 import trio
 
 from guestd.client import connect
-from guestd.client.copying import LocalFile, Terms, download, upload
+from guestd.client.copying import Terms
+from guestd.client.copying_files import LocalFile, download, upload
 from guestd.errors import (
     BadOffset,
     BadRequest,

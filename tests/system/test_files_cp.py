@@ -23,7 +23,9 @@ import pytest
 import trio
 
 from guestd.client import Backoff, Notice, connect
-from guestd.client.copying import LocalFile, Terms, download, download_tree, upload, upload_tree
+from guestd.client.copying import Terms
+from guestd.client.copying_files import LocalFile, download, upload
+from guestd.client.copying_trees import download_tree, upload_tree
 from guestd.ctl.main import main
 from guestd.errors import FileFailed
 from guestd.tree.pack import Packer
