@@ -16,7 +16,7 @@ import resource
 import sys
 
 import guestd
-from guestd.storage import contents, names
+from guestd.storage import contents, names, trees
 from guestd.storage.line import REJECT, Gone, Line, Refused, read_message, refusal
 from guestd.storage.places import Places
 
@@ -36,8 +36,8 @@ _OPERATIONS: dict[str, Callable[[Line, Places, dict[str, Any]], None]] = {
     "write": contents.write,
     "discard": contents.discard,
     "hash": contents.hash_,
-    "pack": contents.pack,
-    "unpack": contents.unpack,
+    "pack": trees.pack,
+    "unpack": trees.unpack,
 }
 
 

@@ -1,7 +1,6 @@
-"""What is in files: read, write, hash, and trees as tar streams. Run in the file process, as the user who asks.
+"""What is in one file: read, write, hash. Run in the file process, as the user who asks.
 
-Memory is one chunk, whatever the size. A digest is of the whole: where a transfer goes on at an offset, what is
-before it is read here once more, and not sent.
+Memory is one chunk, whatever the size. What is written lies beside its name until all of it is there.
 """
 
 from __future__ import annotations
@@ -13,12 +12,14 @@ import os
 import stat
 import time
 
+from guestd.storage.digest import Digest
 from guestd.storage.line import (
     ACCEPT,
     DATA,
     DATA_AT,
     END,
     EVENT,
+    SYNC_PATIENCE,
     Gone,
     Line,
     Refused,
@@ -26,67 +27,14 @@ from guestd.storage.line import (
 )
 from guestd.storage.places import Places, describe, version
 from guestd.tree.holes import CHUNK, may_have_holes, pieces_of
-from guestd.tree.pack import Packer
-from guestd.tree.tarformat import TarError
-from guestd.tree.unpack import Unpacker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
-    from guestd.tree.told import Told
-
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
-_ZEROS = bytes(CHUNK)
-#: How long the end of a write may take while a disk takes what memory has gathered.
-_SYNC_PATIENCE = 600
 #: How long another process, of a connection that was lost, may hold a file that is being sent.
 _LOCK_PATIENCE = 5.0
-_PROGRESS = 0.25
-
-
-class _Digest:
-    """Of the whole; None where none was asked for."""
-
-    def __init__(self, name: str | None) -> None:
-        self.name = name
-        self._hash = None if name is None else hashlib.new(name)
-
-    def add(self, data: bytes | memoryview) -> None:
-        if self._hash is not None:
-            self._hash.update(data)
-
-    def add_file(self, line: Line, fd: int, start: int, end: int) -> None:
-        """A stretch of a file, holes as the zeros that they read as."""
-        if self._hash is None:
-            return
-        room = memoryview(bytearray(CHUNK))
-        while start < end:
-            size = os.preadv(fd, [room[: min(CHUNK, end - start)]], start)
-            if not size:
-                return
-            self._hash.update(room[:size])
-            start += size
-            line.alive()
-
-    def add_zeros(self, line: Line, size: int) -> None:
-        if self._hash is None:
-            return
-        while size > 0:
-            self._hash.update(_ZEROS[: min(size, CHUNK)])
-            size -= CHUNK
-            line.alive()
-
-    def told(self) -> dict[str, Any]:
-        return {} if self._hash is None else {"digest": self._hash.hexdigest()}
-
-    def check(self, given: str | None) -> None:
-        if self._hash is not None and given is not None and self._hash.hexdigest() != given.lower():
-            raise Refused(
-                "digest",
-                f"what arrived has the {self.name} {self._hash.hexdigest()}, what was sent had {given}: send it again",
-            )
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -132,7 +80,7 @@ def read(line: Line, places: Places, ask: dict[str, Any]) -> None:
         if ask["xattrs"]:
             accepted["xattrs"] = _xattrs(fd)
         line.say(ACCEPT, accepted)
-        digest = _Digest(ask["digest"])
+        digest = Digest(ask["digest"])
         digest.add_file(line, fd, 0, start)
         if size == 0 and not start:
             at = _endless(line, fd, digest, ask["length"])
@@ -144,7 +92,7 @@ def read(line: Line, places: Places, ask: dict[str, Any]) -> None:
         os.close(fd)
 
 
-def _stretches(line: Line, fd: int, status: os.stat_result, start: int, end: int, digest: _Digest) -> int:
+def _stretches(line: Line, fd: int, status: os.stat_result, start: int, end: int, digest: Digest) -> int:
     """Send from one offset to another. Returns how far it came: less where the file became shorter."""
     room = line.room()
     at = start
@@ -162,7 +110,7 @@ def _stretches(line: Line, fd: int, status: os.stat_result, start: int, end: int
     return end
 
 
-def _endless(line: Line, fd: int, digest: _Digest, most: int | None) -> int:
+def _endless(line: Line, fd: int, digest: Digest, most: int | None) -> int:
     """A file that says that it is empty, as those of /proc do: what can be read of it."""
     at = 0
     while most is None or at < most:
@@ -179,7 +127,7 @@ def hash_(line: Line, places: Places, ask: dict[str, Any]) -> None:
     """The digest of a whole file."""
     fd, status = _open_file(places, ask["path"])
     try:
-        digest = _Digest(ask["digest"])
+        digest = Digest(ask["digest"])
         digest.add_file(line, fd, 0, 2**63 - 1 if not status.st_size else status.st_size)
         line.say(END, {"size": status.st_size, "version": version(status), **digest.told()})
     finally:
@@ -265,11 +213,11 @@ def write(line: Line, places: Places, ask: dict[str, Any]) -> None:
         upload = _Upload(folder, name, ask["upload"])
         keep = False
         try:
-            digest = _Digest(ask["digest"])
+            digest = Digest(ask["digest"])
             digest.add_file(line, upload.fd, 0, upload.size)
             line.say(ACCEPT, {"offset": upload.size, "existed": before is not None})
             _receive(line, upload, digest)
-            line.patience(_SYNC_PATIENCE)
+            line.patience(SYNC_PATIENCE)
             _dress(upload.fd, ask, before)
             if ask["sync"]:
                 os.fsync(upload.fd)
@@ -302,7 +250,7 @@ def _before(folder: int, name: bytes, path: bytes, *, exclusive: bool) -> os.sta
     return status
 
 
-def _receive(line: Line, upload: _Upload, digest: _Digest) -> None:
+def _receive(line: Line, upload: _Upload, digest: Digest) -> None:
     """Everything up to the client's word that this was all."""
     fd = upload.fd
     os.lseek(fd, upload.size, os.SEEK_SET)
@@ -375,99 +323,3 @@ def discard(line: Line, places: Places, ask: dict[str, Any]) -> None:
     finally:
         os.close(folder)
     line.say(END, {})
-
-
-# --------------------------------------------------------------------------------------------------------------- trees
-
-
-def pack(line: Line, places: Places, ask: dict[str, Any]) -> None:
-    """A tree as a tar stream on stream 1."""
-    path: bytes = ask["path"]
-    packer = Packer(after=ask["after"])
-    packer.step = line.alive
-    chunks = _chunks(packer, places, path, ask["name"], follow=ask["follow"])
-    # The first of it is made before anything is promised: what is not there is refused.
-    first = next(chunks, b"")
-    line.say(ACCEPT, {})
-    digest, offset = _Digest(ask["digest"]), 0
-    while first:
-        for at in range(0, len(first), CHUNK):
-            piece = first[at : at + CHUNK]
-            line.bytes(1, offset, piece)
-            digest.add(piece)
-            offset += len(piece)
-        first = next(chunks, b"")
-    line.say(END, {**_counts(packer.entries, packer.bytes, packer.told), "size": offset, **digest.told()})
-
-
-def _chunks(
-    packer: Packer, places: Places, path: bytes, name: bytes | None, *, follow: bool
-) -> Iterator[bytes]:
-    last = path.rstrip(b"/").rpartition(b"/")[2]
-    if last in {b"", b".", b".."} or path.endswith(b"/") or follow:
-        try:
-            return packer.open_folder(places.open(path, _READ | os.O_DIRECTORY), name or last or b".")
-        except NotADirectoryError:
-            pass
-    folder, last = places.target(path)[:2] if follow else places.parent(path)
-    return _closing(folder, packer.chunks(folder, last, name or last))
-
-
-def _closing(folder: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    try:
-        yield from chunks
-    finally:
-        os.close(folder)
-
-
-def _counts(entries: int, size: int, told: Told) -> dict[str, Any]:
-    return {"entries": entries, "bytes": size, **told.to_map()}
-
-
-def unpack(line: Line, places: Places, ask: dict[str, Any]) -> None:
-    """A tar stream becomes what is in a folder. It says now and then how far it has come."""
-    path: bytes = ask["path"]
-    fresh = False
-    if ask["make"]:
-        try:
-            os.close(places.open(path, os.O_PATH | os.O_DIRECTORY))
-        except FileNotFoundError:
-            folder, name = places.parent(path, make=ask["parents"])
-            try:
-                os.mkdir(name, 0o777, dir_fd=folder)
-                fresh = True
-            finally:
-                os.close(folder)
-    top = places.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    unpacker = Unpacker(top, fresh=fresh or ask["fresh"], owners=ask["owners"], umask=ask["umask"])
-    unpacker.step = line.alive
-    try:
-        line.say(ACCEPT, {"fresh": fresh})
-        _feed(line, unpacker, _Digest(ask["digest"]))
-        line.patience(_SYNC_PATIENCE)
-        unpacker.finish()
-        line.say(END, _counts(unpacker.entries, unpacker.bytes, unpacker.told))
-    except TarError as error:
-        raise Refused("bad_request", f"{error}", field="data") from None
-    finally:
-        unpacker.close()
-
-
-def _feed(line: Line, unpacker: Unpacker, digest: _Digest) -> None:
-    said = time.monotonic()
-    while True:
-        kind, payload = line.receive()
-        if kind == EVENT:
-            digest.check(read_message(payload)["digest"])
-            return
-        if kind != DATA:
-            continue
-        data = payload[9:]
-        digest.add(data)
-        unpacker.feed(data)
-        if time.monotonic() - said > _PROGRESS:
-            said = time.monotonic()
-            last = unpacker.last.decode("utf-8", "surrogateescape")
-            line.say(
-                EVENT, {"event": "done", "entries": unpacker.entries, "bytes": unpacker.bytes, "last": last}
-            )

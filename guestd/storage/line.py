@@ -29,6 +29,8 @@ DATA_AT = 10
 _DATA_HEAD = struct.Struct("<BBQ")
 #: How often it is said that something long goes on.
 _ALIVE = 0.5
+#: The `patience` for the end of a write: it may take so long while a disk takes what memory has gathered.
+SYNC_PATIENCE = 600
 
 
 class Refused(Exception):
