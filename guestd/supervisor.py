@@ -37,10 +37,11 @@ from guestd.process.store import FdStore
 from guestd.process.watchdog import Watchdog
 from guestd.service.session import Session, read_boot_id
 from guestd.session.adoption import is_kept, sort
-from guestd.session.chronicle import Chronicle, SessionPage
+from guestd.session.chronicle import Chronicle
 from guestd.session.command import Command
 from guestd.session.jobs import FDS_IN_RESERVE, FDS_OF_A_JOB, Jobs
 from guestd.session.program import Programs
+from guestd.session.sessionpage import SessionPage
 from guestd.session.shell import Shell
 from guestd.transport.access import Access
 from guestd.transport.doors import Doors

@@ -28,7 +28,6 @@ from guestd.session.chronicle import (
     LIVE_GROUP,
     LOOKED_TO,
     PID,
-    SESSION_GROUP,
     SPAWNING,
     TAIL_INODE,
     TAPE_INODE,
@@ -40,6 +39,7 @@ from guestd.session.input import Input
 from guestd.session.job import Job
 from guestd.session.memory import Journal, LedgerMemory, TapeMemory
 from guestd.session.recording import NO_FD, Recording
+from guestd.session.sessionpage import SESSION_GROUP
 from guestd.session.shell import ShellJob
 from guestd.session.shellpage import facts_of
 from guestd.session.terms import Terms

@@ -6,7 +6,7 @@ that this side reads, and its pidfd, until its output has ended. `i`: the end of
 moment longer than it is open here, or the program would wait for the end of its input.
 
 The page is written before the program is started and after each change of what is on it. What changes with every
-key that is typed is a number in the ledger.
+key that is typed is a number in the ledger. What is written down of the session itself is in sessionpage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 from contextlib import suppress
 from dataclasses import asdict
 from os import fstat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("guestd.chronicle")
 #: A request may be large (an environment of a megabyte); what is written down of it is not.
 ENTRY_MAX = 512 * 1024
-_SESSION_MAX = 4 * 1024 * 1024
 #: Numbers in the ledger: which file is the journal of the input, and the tape of each stream (from 1 on), and the tail
 #: behind it; how far a terminal's output was looked at; whether the program may have been started, and as which
 #: process.
@@ -49,7 +48,7 @@ TYPED = 32
 EXIT, EXIT_KNOWN = 20, 1 << 32
 #: To whom its end was told: a bit for the audit log and one for the exporter.
 TOLD, AUDITED, EXPORTED = 21, 1, 2
-JOB_GROUP, LIVE_GROUP, INPUT_GROUP, SESSION_GROUP = "j", "l", "i", "session"
+JOB_GROUP, LIVE_GROUP, INPUT_GROUP = "j", "l", "i"
 VERSION = 1
 #: What a job may come to have kept: page and journal, tapes and tails, pipes or a terminal with its relay, its pidfd.
 _FDS_OF_A_JOB = 10
@@ -94,93 +93,6 @@ class Chronicle:
             return
         job.page = Page(self, job, memory)
         job.page.begin()
-
-
-class SessionPage:
-    """Who this session is: the same under the next supervisor, one generation further."""
-
-    def __init__(
-        self,
-        store: FdStore,
-        memory: LedgerMemory | None,
-        session_id: str,
-        generation: int,
-        previous: list[str],
-    ) -> None:
-        self._store = store
-        self._memory = memory
-        self.session_id = session_id
-        self.generation = generation
-        #: Ids that it had before it was resumed.
-        self.previous = previous
-        #: What the supervisor before this one knew of its use, and of what it is to end by.
-        self.use: dict[str, Any] | None = None
-        #: What it had mounted.
-        self.mounts: list[dict[str, Any]] = []
-
-    @classmethod
-    def find(cls, handed: Mapping[str, list[int]], store: FdStore) -> SessionPage:
-        """The one that was handed over; a new one where there is none."""
-        page: SessionPage | None = None
-        for fd in handed.get(SESSION_GROUP, ()):
-            try:
-                page = cls._read(LedgerMemory.adopt(fd), store)
-                break
-            except (KeyError, TypeError, ValueError) as error:
-                # Of another version, or of one that died before it had written a word. A session that begins anew is
-                # better than a supervisor that cannot begin.
-                _log.warning("what was known of the session is not understood: %s", repr(error))
-                os.close(fd)
-                store.forget(SESSION_GROUP)
-        if page is not None:
-            page.write(page.session_id, page.generation, page.previous)
-            return page
-        memory = LedgerMemory(_SESSION_MAX) if store.there else None
-        page = cls(store, memory, os.urandom(16).hex(), 0, [])
-        # First written, then kept: whoever finds it can read it.
-        page.write(page.session_id, page.generation, page.previous)
-        if memory is not None:
-            store.keep(SESSION_GROUP, [memory.fd])
-        return page
-
-    @classmethod
-    def _read(cls, memory: LedgerMemory, store: FdStore) -> SessionPage:
-        found = cast("dict[str, Any]", msgpack.unpackb(memory.ledger.read()))
-        page = cls(store, memory, found["session_id"], found["generation"] + 1, found["previous"])
-        page.use = found["use"]
-        page.mounts = found.get("mounts") or []
-        return page
-
-    def write(self, session_id: str, generation: int, previous: list[str]) -> None:
-        """It is that from now on."""
-        self.session_id, self.generation, self.previous = session_id, generation, previous
-        self.note_use(self.use)
-
-    def note_mounts(self, mounts: list[dict[str, Any]]) -> None:
-        """It has these file systems mounted."""
-        self.mounts = mounts
-        self.note_use(self.use)
-
-    def note_use(self, use: dict[str, Any] | None) -> None:
-        """It is used like that."""
-        self.use = use
-        if self._memory is not None:
-            entry = {
-                "session_id": self.session_id, "generation": self.generation, "previous": self.previous, "use": use,
-                "mounts": self.mounts,
-            }  # fmt: skip
-            try:
-                self._memory.ledger.write(msgpack.packb(entry))
-            except ValueError as error:
-                # What was written before stands: a little less is known of the session's use.
-                _log.warning("the session's use could not be written down: %s", error)
-
-    def close(self) -> None:
-        """The session is over."""
-        if self._memory is not None:
-            self._store.forget(SESSION_GROUP)
-            self._memory.close()
-            self._memory = None
 
 
 class Page:

@@ -8,8 +8,8 @@ import msgpack
 import pytest
 
 from guestd.process.store import FdStore
-from guestd.session.chronicle import SESSION_GROUP, SessionPage
 from guestd.session.memory import LedgerMemory
+from guestd.session.sessionpage import SESSION_GROUP, SessionPage
 
 
 def _kept(*entries: bytes) -> int:
