@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from guestd.service.agentcore.exchange import Exchange, HttpPeer
     from guestd.service.agentcore.routes import Route
-    from guestd.service.agentcore.shells import ShellView
+    from guestd.service.agentcore.shellview import ShellView
     from guestd.service.session import Session
     from guestd.session.attachment import Attachment
     from guestd.session.job import Job
