@@ -1,19 +1,15 @@
-"""A connection: one reader, one writer.
+"""A connection: one reader, and one writer (guestd.service.writer).
 
 The reader takes frames and hands them to channels; what an operation does at once happens right there,
-between two checkpoints. The writer is the only one that sends: control frames first, then one frame from each
-channel that has something and credit for it, in turn. So a channel that is full, or whose client has given no
-credit, holds up only itself.
+between two checkpoints. What takes time is a task here, which ends its channel.
 
-Bounds: control frames wait in a queue, and the reader stops reading while that queue is full. A peer that
-takes nothing for `write_stall` is dropped; what it started goes on.
+Bounds: the reader stops reading while more control frames wait than may. A peer that is too slow is dropped; what it
+started goes on.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from math import inf
 from typing import TYPE_CHECKING
 
 import trio
@@ -28,7 +24,7 @@ from guestd.errors import (
 )
 from guestd.service.asking import Asking, Waiting
 from guestd.service.channel import Channel
-from guestd.service.link import Outgoing
+from guestd.service.writer import Writer
 from guestd.wire.frames import DATA_HEAD, DATA_LIMIT, HEAD, PING_LIMIT, Kind, encode
 from guestd.wire.hello import Hello
 from guestd.wire.messages import Fields, pack, unpack
@@ -45,14 +41,6 @@ _log = logging.getLogger("guestd.connection")
 
 #: Frames handled in one go before others get their turn.
 _BATCH = 64
-#: Data gathered for one write.
-_GATHER = 2 * DATA_LIMIT
-#: Little output in quick succession is sent together: at most one frame each 2 ms, unless there is a lot, and
-#: the first at once.
-COALESCE_TIME = 0.002
-COALESCE_BYTES = 16 * 1024
-#: How long the ACCEPT of a command waits: most of those that are over sooner need one write instead of two.
-LINGER = 0.001
 _GOODBYE_PATIENCE = 1.0
 _OWN_MISTAKE = "guestd made a mistake; its log has the traceback"
 
@@ -71,21 +59,11 @@ class Connection:
         self._own_hello = hello
         self._admit = admit
         self._channels: dict[int, Channel] = {}
-        self._control: deque[bytes] = deque()
-        self._control_bytes = 0
-        self._less_control = trio.Event()
-        self._ready: deque[Channel] = deque()
-        self._later: dict[Channel, float] = {}
-        self._news = trio.Event()
-        self._idle = trio.Event()
-        self._parked = False
-        # What went wrong where the writer was not.
-        self._failure: Exception | None = None
-        # The link has been given more than has left.
-        self._flushing = False
-        self._patience = trio.CancelScope()
+        self._writer = Writer(link, bounds)
+        # As they are, with no call between: every frame goes this way.
+        self.post = self._writer.post
+        self.later = self._writer.later
         self._peer_window = 0
-        self._most_data = DATA_LIMIT
         self._nursery: trio.Nursery | None = None
         self._dropped: GuestdError | None = None
         #: Frames that have come, and requests among them.
@@ -104,7 +82,7 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._write)
+                nursery.start_soon(self._writer.run)
                 try:
                     with trio.fail_after(self._bounds.handshake):
                         await self._greet()
@@ -199,8 +177,7 @@ class Connection:
         """The last words. Bounded: a peer that does not listen does not hear them."""
         self.post(encode(Kind.GOAWAY, 0, pack(error.to_map())))
         with trio.move_on_after(_GOODBYE_PATIENCE):
-            while self._control or not self._parked:
-                await self._idle.wait()
+            await self._writer.all_sent()
 
     async def is_there(self, patience: float) -> bool:
         """Does the peer still answer, or take what is sent to it?"""
@@ -228,13 +205,13 @@ class Connection:
         hello = Hello.from_map(unpack(frame))
         self._admit(hello)
         self._peer_window = hello.window
-        self._most_data = min(DATA_LIMIT, hello.frame - HEAD - DATA_HEAD)
+        self._writer.most_data = min(DATA_LIMIT, hello.frame - HEAD - DATA_HEAD)
         self.link.allow(self._bounds.frame)
         self.post(encode(Kind.HELLO, 0, pack(self._own_hello().to_map())))
 
     async def _read(self) -> None:
         count = 0
-        pace = self._bounds.pace
+        pace, writer = self._bounds.pace, self._writer
         while (frame := await self.link.receive()) is not None:
             self._heard += 1
             self._hears.set()
@@ -242,9 +219,8 @@ class Connection:
                 await pace()
             self._handle(frame)
             count += 1
-            if self._control_bytes > self._bounds.queue:
-                self._less_control = trio.Event()
-                await self._less_control.wait()
+            if writer.control_bytes > self._bounds.queue:
+                await writer.wait_for_room()
             elif count % _BATCH == 0:
                 await trio.lowlevel.checkpoint()
 
@@ -276,7 +252,12 @@ class Connection:
         self._opened += 1
         bounds = self._bounds
         channel = Channel(
-            number, bounds.window, self._peer_window, self.post, self._channel_ready, self._channel_gone
+            number,
+            bounds.window,
+            self._peer_window,
+            self.post,
+            self._writer.channel_ready,
+            self._channel_gone,
         )
         self._channels[number] = channel
         try:
@@ -300,123 +281,10 @@ class Connection:
             _log.exception("%s: operation failed", self.peer)
             channel.fail(InternalError(_OWN_MISTAKE))
 
-    # -------------------------------------------------------------------------------------- writing
-
-    def post(self, frame: bytes, urgent: bool = True) -> None:  # noqa: FBT001, FBT002  channels get it as a callable
-        """Queue a control frame. One that is not urgent waits up to a millisecond for others to leave with it."""
-        self._control.append(frame)
-        self._control_bytes += len(frame)
-        if urgent or not self._parked:
-            self._wake()
-        else:
-            self._patience.deadline = min(self._patience.deadline, trio.current_time() + LINGER)
-
-    def _channel_ready(self, channel: Channel) -> None:
-        self._ready.append(channel)
-        if channel.hurries and self._parked and not self._control:
-            self._send_at_once()
-        else:
-            self._wake()
-
-    def _send_at_once(self) -> None:
-        """Send from here what the writer, who sleeps, would send a moment later: a moment that whoever typed a key
-        would wait for its echo.
-        """
-        self._parked = False  # what gets ready meanwhile is for the writer
-        try:
-            batch = self._gather()
-            if batch:
-                self._flushing = not self.link.send_now(batch)
-        except Exception as error:  # noqa: BLE001  whoever read the output must not hear of it, but the writer
-            self._failure = error
-        if self._ready or self._flushing or self._later or self._failure is not None:
-            self._news.set()
-        else:
-            self._parked = True
-
     def _channel_gone(self, channel: Channel) -> None:
         if self._channels.get(channel.number) is channel:
             del self._channels[channel.number]
-        self._later.pop(channel, None)
-
-    def _wake(self) -> None:
-        if self._parked:
-            self._parked = False
-            self._news.set()
-
-    def later(self, channel: Channel, when: float) -> None:
-        """The channel has something, but not before that time, unless it is woken."""
-        self._later[channel] = when
-
-    async def _write(self) -> None:
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            if self._flushing:
-                await self._flush()
-                continue
-            batch = self._gather()
-            if not batch and self._ready:
-                # A whole round of channels that had nothing after all; there are others, whom nobody will wake again.
-                await trio.lowlevel.checkpoint()
-            elif not batch:
-                await self._park()
-            elif self.link.send_now(batch):
-                await trio.lowlevel.checkpoint()
-            else:
-                self._flushing = True
-
-    async def _flush(self) -> None:
-        """Until all has left that was given to the link."""
-        stall = self._bounds.write_stall
-        left = False
-        while not left:
-            before = self.link.unsent
-            with trio.move_on_after(stall) as patience:
-                left = await self.link.flush()
-            if patience.cancelled_caught and self.link.unsent >= before:
-                raise self._bounds.too_slow("the peer took nothing for", "write_stall")
-        self._flushing = False
-
-    def _gather(self) -> list[Outgoing]:
-        batch: list[Outgoing] = []
-        while self._control and len(batch) < _BATCH:
-            frame = self._control.popleft()
-            self._control_bytes -= len(frame)
-            batch.append(Outgoing(frame))
-        if self._control_bytes <= self._bounds.queue:
-            self._less_control.set()
-        if self._later:
-            self._wake_due()
-        size = 0
-        for _ in range(min(len(self._ready), _BATCH)):
-            channel = self._ready.popleft()
-            channel.ready = False
-            if channel.handler is None:
-                continue
-            frame = channel.handler.pull(self._most_data)
-            if frame is not None:
-                batch.append(frame)
-                channel.wake()
-                size += 0 if frame.data is None else len(frame.data)
-                if size >= _GATHER:
-                    break
-        return batch
-
-    def _wake_due(self) -> None:
-        now = trio.current_time()
-        for channel in [channel for channel, when in self._later.items() if when <= now]:
-            del self._later[channel]
-            channel.wake()
-
-    async def _park(self) -> None:
-        self._news = trio.Event()
-        self._parked = True
-        self._idle.set()
-        self._idle = trio.Event()
-        with trio.CancelScope(deadline=min(self._later.values(), default=inf)) as self._patience:
-            await self._news.wait()
-        self._parked = False
+        self._writer.forget(channel)
 
 
 def _trace(fields: Fields) -> dict[str, str]:

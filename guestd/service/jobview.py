@@ -10,7 +10,7 @@ import trio
 
 from guestd import observe
 from guestd.errors import BadOffset, BadRequest
-from guestd.service.connection import COALESCE_BYTES, COALESCE_TIME
+from guestd.service.writer import COALESCE_BYTES, COALESCE_TIME
 from guestd.session.attachment import Gap
 from guestd.session.input import Input
 from guestd.session.program import INPUT

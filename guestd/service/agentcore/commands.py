@@ -19,8 +19,8 @@ from guestd.process.identity import DEFAULT_SHELL, FALLBACK_SHELL
 from guestd.service.agentcore import eventstream
 from guestd.service.agentcore.failures import INTERNAL
 from guestd.service.agentcore.text import Text
-from guestd.service.connection import COALESCE_BYTES, COALESCE_TIME
 from guestd.service.requests import read_command
+from guestd.service.writer import COALESCE_BYTES, COALESCE_TIME
 from guestd.session.attachment import Gap
 from guestd.session.command import STREAM_NAMES
 from guestd.session.jobid import ID_MAX

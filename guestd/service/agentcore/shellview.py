@@ -16,7 +16,7 @@ from guestd import observe
 from guestd.errors import LimitReached
 from guestd.process.terminal import Size
 from guestd.service.agentcore import channels
-from guestd.service.connection import COALESCE_BYTES, COALESCE_TIME
+from guestd.service.writer import COALESCE_BYTES, COALESCE_TIME
 from guestd.session.attachment import Gap
 from guestd.session.terminal import OWNER
 from guestd.session.terminal_recording import TERMINAL
