@@ -9,34 +9,28 @@ from __future__ import annotations
 
 import errno
 import zlib
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import h11
 import trio
 
 from guestd.errors import Refused
 from guestd.relay import answers
+from guestd.relay.http_side import FRAMING, Side, header_of, headers_to_pass, request_headers_to_pass
 from guestd.relay.otlp_wire import Malformed, with_attributes, with_attributes_json
-from guestd.relay.pump import send_rest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from guestd.relay.ends import End
     from guestd.relay.plan import Plan
     from guestd.relay.pump import Gone
 
-    Headers = list[tuple[bytes, bytes]]
-
 #: How long the target may take to answer an export. Exporters give up after ten seconds, if nobody has told them else.
 _ANSWER = 30.0
-_READ = 64 * 1024
 _SIGNALS = (b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v1development/profiles", b"/v1/profiles")
 _PROTOBUF = (b"application/x-protobuf", b"application/protobuf")
 _JSON = b"application/json"
-#: What concerns one connection, and not the next.
-_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"upgrade", b"expect"}
-_FRAMING = {b"content-length", b"transfer-encoding"}
 #: A body this small is edited where it is; for others a thread costs less than the wait of everybody else.
 _AT_ONCE = 16 * 1024
 _GZIP = 31
@@ -63,49 +57,6 @@ class _Gone(Exception):
 
 class _Left(Exception):
     """Who asked has gone, and nobody wants an answer any more."""
-
-
-class Side:
-    """HTTP/1.1 on one end."""
-
-    def __init__(self, end: End, role: type[h11.CLIENT | h11.SERVER], sent: Gone) -> None:
-        self.end = end
-        self.http = h11.Connection(our_role=role)
-        self._sent = sent
-
-    async def next(self) -> h11.Event | type[h11.PAUSED]:
-        """The next event."""
-        while True:
-            event = self.http.next_event()
-            if event is not h11.NEED_DATA:
-                return cast("h11.Event | type[h11.PAUSED]", event)
-            if self.http.they_are_waiting_for_100_continue:
-                await self.send(h11.InformationalResponse(status_code=100, headers=[]))
-            self.http.receive_data(await self._receive())
-
-    async def send(self, *events: h11.Event) -> None:
-        """These, in one go."""
-        data = b"".join(self.http.send(event) or b"" for event in events)
-        if data:
-            await send_rest_now(self.end, data, self._sent)
-
-    async def _receive(self) -> bytes:
-        while True:
-            try:
-                return self.end.receive(_READ)
-            except BlockingIOError:
-                await self.end.readable()
-
-
-async def send_rest_now(end: End, data: bytes, gone: Gone) -> None:
-    """All of it, the first of it at once."""
-    view = memoryview(data)
-    try:
-        sent = end.send(view)
-    except BlockingIOError:
-        sent = 0
-    gone.bytes += sent
-    await send_rest(end, view[sent:], gone)
 
 
 class Budget:
@@ -217,7 +168,11 @@ class OtlpRelay:
         body = await self._edit(kind, request, await self._read_body())
         self._let_go()
         self._hold(len(body))
-        headers = [each for each in _of_request(request) if each[0] not in _FRAMING | {b"content-encoding"}]
+        headers = [
+            each
+            for each in request_headers_to_pass(request)
+            if each[0] not in FRAMING | {b"content-encoding"}
+        ]
         headers.append((b"content-length", b"%d" % len(body)))
         whole = h11.Request(method=request.method, target=request.target, headers=headers)
         reused = self._far is not None
@@ -254,7 +209,7 @@ class OtlpRelay:
                 raise _Left
 
     async def _edit(self, kind: bytes, request: h11.Request, body: bytes) -> bytes:
-        encoding = _header(request, b"content-encoding").lower()
+        encoding = header_of(request, b"content-encoding").lower()
         if encoding not in {b"", b"identity", b"gzip"}:
             raise Answered(
                 415, f"the encoding {encoding.decode('latin-1')!r} is not known here: use gzip, or none"
@@ -323,7 +278,9 @@ class OtlpRelay:
         far = await self._connected()
         try:
             await far.send(
-                h11.Request(method=request.method, target=request.target, headers=_of_request(request))
+                h11.Request(
+                    method=request.method, target=request.target, headers=request_headers_to_pass(request)
+                )
             )
             while True:
                 event = await self._near.next()
@@ -341,7 +298,7 @@ class OtlpRelay:
     async def _pass_response(self, response: h11.Response) -> None:
         far = self._far
         assert far is not None
-        headers = _to_pass(response.headers)
+        headers = headers_to_pass(response.headers)
         await self._near.send(
             h11.Response(status_code=response.status_code, headers=headers, reason=response.reason)
         )
@@ -405,27 +362,7 @@ def _kind_of(request: h11.Request) -> bytes | None:
     path = request.target.partition(b"?")[0].rstrip(b"/")
     if request.method != b"POST" or not path.endswith(_SIGNALS):
         return None
-    kind = _header(request, b"content-type").partition(b";")[0].strip().lower()
+    kind = header_of(request, b"content-type").partition(b";")[0].strip().lower()
     if kind in _PROTOBUF:
         return _PROTOBUF[0]
     return _JSON if kind == _JSON else None
-
-
-def _header(message: h11.Request, name: bytes) -> bytes:
-    for each, value in message.headers:
-        if each == name:
-            return value.strip()
-    return b""
-
-
-def _to_pass(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    named = {
-        word.strip().lower() for name, value in headers if name == b"connection" for word in value.split(b",")
-    }
-    return [(name, value) for name, value in headers if name not in _HOP and name not in named]
-
-
-def _of_request(request: h11.Request) -> Headers:
-    headers = _to_pass(request.headers)
-    # HTTP/1.0 does without, which what is sent on cannot.
-    return headers if _header(request, b"host") else [(b"host", b"localhost"), *headers]
