@@ -17,7 +17,7 @@ import trio
 
 import guestd
 from guestd.client import connect
-from guestd.errors import ConnectionLost, Unavailable
+from guestd.errors import ConnectionLost, ShuttingDown, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -42,14 +42,14 @@ class Survivor:
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[Client]:
-        """A connection, however often serve dies while one is being made: from then on it is the caller's to lose."""
+        """A connection, however often serve dies, or makes room, while one is being made: from then on it is the caller's to lose."""
         async with contextlib.AsyncExitStack() as stack:
             due = trio.current_time() + SECONDS
             while True:
                 try:
                     client = await stack.enter_async_context(connect(self.address, timeout=SECONDS))
                     break
-                except (ConnectionLost, Unavailable):
+                except (ConnectionLost, Unavailable, ShuttingDown):
                     if trio.current_time() > due:
                         raise
                     await trio.lowlevel.checkpoint()

@@ -356,6 +356,8 @@ def test_200_shells_leave_nothing() -> None:
         first = Seat(peer, argv=["cat"], retain=0)
         peer.ask("kill", id=first.id, grace=0)
         first.end()
+        while not peer.ask("status")["audit"]["written"]:
+            pass  # its file is opened with the first records
         before = _traces(server, peer)
         seats = [
             Seat(peer, argv=["cat"] if number % 2 else ["sleep", "1000"], retain=0, tape=64 * KIB)
