@@ -42,7 +42,9 @@ class Survivor:
 
     @asynccontextmanager
     async def connected(self) -> AsyncGenerator[Client]:
-        """A connection, however often serve dies, or makes room, while one is being made: from then on it is the caller's to lose."""
+        """A connection, however often serve dies, or makes room, while one is being made: from then on it is the
+        caller's to lose.
+        """
         async with contextlib.AsyncExitStack() as stack:
             due = trio.current_time() + SECONDS
             while True:
