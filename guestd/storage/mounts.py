@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from guestd.process.identity import Identity
     from guestd.session.jobs import Jobs
     from guestd.storage.keeper import Keeper
+    from guestd.storage.lookout import Lookout
+    from guestd.storage.unmounting import Unmounting
 
 _log = logging.getLogger("guestd.mounts")
 _CAP_SYS_ADMIN = 21
@@ -62,6 +64,8 @@ class Mounts:
         self._news = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._keeper: Keeper | None = None
+        self._lookout: Lookout | None = None
+        self._unmounting: Unmounting | None = None
         self._kept: Mapping[str, bool] = {}
         self._ending = False
 
@@ -97,18 +101,23 @@ class Mounts:
 
     async def run(self) -> None:
         """Until cancelled."""
+        from guestd.storage.ask import Outside
         from guestd.storage.keeper import Keeper
         from guestd.storage.lookout import Lookout
+        from guestd.storage.unmounting import Unmounting
 
         try:
             async with trio.open_nursery() as self._nursery:
-                self._keeper = Keeper(self)
+                outside = Outside(self.jobs, self.settings)
+                self._keeper = Keeper(self, outside)
+                self._lookout = Lookout(self, outside)
+                self._unmounting = Unmounting(self, outside)
                 for one in in_order(entry.wanted for entry in self.entries.values()):
                     entry = self.entries[one.path]
                     if not self.refused:
                         self._nursery.start_soon(self._keeper.keep, entry)
                 self._nursery.start_soon(self.home.run, self)
-                self._nursery.start_soon(Lookout(self, self._keeper).run)
+                self._nursery.start_soon(self._lookout.run)
                 await trio.sleep_forever()
         finally:
             self._nursery = None
@@ -261,9 +270,9 @@ class Mounts:
             raise Conflict(
                 f"{' and '.join(sorted(above))} stand on {entry.path}; unmount them first", path=entry.path
             )
-        if self._keeper is None:
+        if self._unmounting is None:
             raise ShuttingDown("guestd has just begun, or is at its end; ask again")
-        told = await self._keeper.take_down(entry, force=force)
+        told = await self._unmounting.take_down(entry, force=force)
         if entry.origin == REQUEST:
             self._forget(entry)
         self.note()
@@ -324,8 +333,8 @@ class Mounts:
             if each.state not in {MOUNTED, UNMOUNTED} and not each.done.is_set():
                 each.unsettle()
                 each.poke()
-        if self._keeper is not None:
-            await self._keeper.look_now(self.settings.resume.patience)
+        if self._lookout is not None:
+            await self._lookout.look_now(self.settings.resume.patience)
             with trio.move_on_after(self.settings.resume.patience):
                 for each in list(self.entries.values()):
                     await each.settled.wait()
@@ -339,8 +348,8 @@ class Mounts:
 
     async def look_now(self, limit: float) -> None:
         """Have every mount looked at, for who wants to know how they do now."""
-        if self._keeper is not None:
-            await self._keeper.look_now(limit)
+        if self._lookout is not None:
+            await self._lookout.look_now(limit)
 
     def rest(self) -> None:
         """The session is stopping: nothing is tried any more, and what is mounted stays until the end."""
@@ -356,9 +365,9 @@ class Mounts:
     async def end(self, until: Callable[[], float], told: list[dict[str, Any]]) -> None:
         """At the end of the session: take down what is ours, in reverse, and say in the entries of `told` how."""
         self._ending = True
-        if self._keeper is not None:
+        if self._unmounting is not None:
             order = [self.entries[one.path] for one in in_reverse(self.ordered())]
-            await self._keeper.end([each for each in order if each.ours], until, told)
+            await self._unmounting.end([each for each in order if each.ours], until, told)
 
 
 def may_mount(environ: Mapping[str, str]) -> str:
