@@ -16,7 +16,7 @@ from guestd.config import capability_numbers
 from guestd.errors import BadRequest, FileFailed, GuestdError, ShuttingDown, StartFailed, from_map
 from guestd.process.identity import Users
 from guestd.service.transfer import Transfer
-from guestd.storage.agents import Agents
+from guestd.storage.file_agents import Agents
 from guestd.wire.frames import Kind
 from guestd.wire.messages import unpack_payload
 

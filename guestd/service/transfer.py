@@ -24,7 +24,7 @@ from guestd.errors import (
     TimedOut,
 )
 from guestd.service.link import Outgoing
-from guestd.storage.line import DATA_AT, MESSAGE_MAX
+from guestd.storage.file_line import DATA_AT, MESSAGE_MAX
 from guestd.tree.holes import CHUNK
 from guestd.wire.frames import Kind
 from guestd.wire.messages import unpack_payload
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from guestd.process.identity import Identity
     from guestd.service.channel import Channel
     from guestd.service.files import Files
-    from guestd.storage.agents import Agent
+    from guestd.storage.file_agents import Agent
     from guestd.wire.messages import Fields
 
 #: A transfer is use of the session, and says so this often.

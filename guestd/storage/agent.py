@@ -16,9 +16,9 @@ import resource
 import sys
 
 import guestd
-from guestd.storage import contents, names, trees
-from guestd.storage.line import REJECT, Gone, Line, Refused, read_message, refusal
-from guestd.storage.places import Places
+from guestd.storage import file_contents, file_names, file_trees
+from guestd.storage.file_line import REJECT, Gone, Line, Refused, read_message, refusal
+from guestd.storage.file_places import Places
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 LINE_FD = 3
 _OPERATIONS: dict[str, Callable[[Line, Places, dict[str, Any]], None]] = {
-    "stat": names.stat_,
-    "list": names.list_,
-    "make": names.make,
-    "remove": names.remove,
-    "move": names.move,
-    "read": contents.read,
-    "write": contents.write,
-    "discard": contents.discard,
-    "hash": contents.hash_,
-    "pack": trees.pack,
-    "unpack": trees.unpack,
+    "stat": file_names.stat_,
+    "list": file_names.list_,
+    "make": file_names.make,
+    "remove": file_names.remove,
+    "move": file_names.move,
+    "read": file_contents.read,
+    "write": file_contents.write,
+    "discard": file_contents.discard,
+    "hash": file_contents.hash_,
+    "pack": file_trees.pack,
+    "unpack": file_trees.unpack,
 }
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     refused = _another_version(user["version"])
     if user["watches"] and refused is None:
         # While its package can still be read.
-        from guestd.storage.watching import watch
+        from guestd.storage.file_watching import watch
 
         _OPERATIONS["watch"] = watch
     refused = refused or _become(user)

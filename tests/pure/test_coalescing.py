@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestd.storage.coalescing import (
+from guestd.storage.file_coalescing import (
     ATTRIBUTES,
     CHANGED,
     CREATED,

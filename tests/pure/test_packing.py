@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guestd.storage.packing import pack
+from guestd.storage.file_packing import pack
 
 text = st.binary(max_size=300).map(lambda data: data.decode("utf-8", "surrogateescape"))
 values = st.recursive(

@@ -308,7 +308,7 @@ def test_nothing_is_run_to_find_libc() -> None:
     """Pyinotify looks for libc by running ldconfig and a compiler; the file process never executes anything."""
     code = (
         "import os, sys\n"
-        "from guestd.storage.inotify import Inotify\n"
+        "from guestd.storage.file_inotify import Inotify\n"
         "os.environ['PATH'] = '/nowhere'\n"
         "sys.addaudithook(lambda event, _: event == 'subprocess.Popen' and os._exit(3))\n"
         "Inotify().close()\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 
-from guestd.storage.line import Line, Refused
+from guestd.storage.file_line import Line, Refused
 from guestd.tree.holes import CHUNK
 
 TYPE_CHECKING = False

@@ -23,7 +23,7 @@ import trio
 import guestd
 from guestd.errors import LimitReached
 from guestd.process.plan import Plan
-from guestd.storage.line import OPEN
+from guestd.storage.file_line import OPEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

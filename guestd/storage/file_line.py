@@ -13,7 +13,7 @@ import os
 import struct
 import time
 
-from guestd.storage.packing import pack
+from guestd.storage.file_packing import pack
 from guestd.tree.holes import CHUNK
 
 TYPE_CHECKING = False

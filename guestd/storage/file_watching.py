@@ -1,6 +1,6 @@
 """watch: what happens below a folder, told as it happens. Run in the file process, as the user who asks.
 
-The kernel's events come in here and go out to the client; which folders are watched is in watched_folders.
+The kernel's events come in here and go out to the client; which folders are watched is in file_watched.
 
 Promises. A folder that comes to be is watched before it is read, and what is in it by then is told: `mkdir -p a/b/c`
 with files in it at once loses nothing. Moves within what is watched are one event. What is told is coalesced, and
@@ -15,8 +15,8 @@ import select
 import stat
 import time
 
-from guestd.storage import inotify
-from guestd.storage.coalescing import (
+from guestd.storage import file_inotify as inotify
+from guestd.storage.file_coalescing import (
     ATTRIBUTES,
     CHANGED,
     CREATED,
@@ -25,17 +25,17 @@ from guestd.storage.coalescing import (
     Coalescing,
     Event,
 )
-from guestd.storage.line import ACCEPT, DATA, END, Gone, Line, Refused
-from guestd.storage.packing import pack
-from guestd.storage.places import Places, split
-from guestd.storage.watched_folders import WatchedFolders
+from guestd.storage.file_line import ACCEPT, DATA, END, Gone, Line, Refused
+from guestd.storage.file_packing import pack
+from guestd.storage.file_places import Places, split
+from guestd.storage.file_watched import WatchedFolders
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from guestd.storage.watched_folders import Folder
+    from guestd.storage.file_watched import Folder
 
 #: How long the second half of a move may take to come; the kernel writes them one behind the other.
 _HALF = 0.02

@@ -7,9 +7,9 @@ import errno
 import os
 import stat
 
-from guestd.storage.line import END, Line, Refused
-from guestd.storage.packing import pack
-from guestd.storage.places import Places, describe
+from guestd.storage.file_line import END, Line, Refused
+from guestd.storage.file_packing import pack
+from guestd.storage.file_places import Places, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

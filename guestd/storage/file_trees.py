@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import time
 
-from guestd.storage.digest import Digest
-from guestd.storage.line import ACCEPT, DATA, END, EVENT, SYNC_PATIENCE, Line, Refused, read_message
+from guestd.storage.file_digest import Digest
+from guestd.storage.file_line import ACCEPT, DATA, END, EVENT, SYNC_PATIENCE, Line, Refused, read_message
 from guestd.tree.holes import CHUNK
 from guestd.tree.pack import Packer
 from guestd.tree.tarformat import TarError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from guestd.storage.places import Places
+    from guestd.storage.file_places import Places
     from guestd.tree.told import Told
 
 _FOLDER = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_DIRECTORY

@@ -10,16 +10,16 @@ from __future__ import annotations
 import errno
 import os
 
-from guestd.storage import inotify
-from guestd.storage.globs import Globs
-from guestd.storage.line import Refused
+from guestd.storage import file_inotify as inotify
+from guestd.storage.file_globs import Globs
+from guestd.storage.file_line import Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from guestd.storage.places import Places
+    from guestd.storage.file_places import Places
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

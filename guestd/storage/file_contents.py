@@ -12,8 +12,8 @@ import os
 import stat
 import time
 
-from guestd.storage.digest import Digest
-from guestd.storage.line import (
+from guestd.storage.file_digest import Digest
+from guestd.storage.file_line import (
     ACCEPT,
     DATA,
     DATA_AT,
@@ -25,7 +25,7 @@ from guestd.storage.line import (
     Refused,
     read_message,
 )
-from guestd.storage.places import Places, describe, version
+from guestd.storage.file_places import Places, describe, version
 from guestd.tree.holes import CHUNK, may_have_holes, pieces_of
 
 TYPE_CHECKING = False

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from guestd.storage.line import Refused, refusal
+from guestd.storage.file_line import Refused, refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
