@@ -1,4 +1,4 @@
-"""All jobs of the session, by id: starting each id once, keeping the ended ones for a while, within bounds.
+"""All jobs of the session, by id: starting each id once, ending all of them, forgetting ended ones to stay in bounds.
 
 An id that a client chose makes starting safe to repeat: the same request under it is the same job, another
 one is a conflict. A kill that comes before its start is remembered, and wins.
@@ -9,9 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
-from collections import OrderedDict
-from math import inf
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import trio
 
@@ -19,6 +17,7 @@ from guestd.errors import Conflict, LimitReached, NotFound, ShuttingDown
 from guestd.process.tree import end_below
 from guestd.session.adoption import NotBegun, adopt, go_on
 from guestd.session.earlykills import EarlyKills
+from guestd.session.holdings import Holdings
 from guestd.session.jobid import check_id, new_id
 from guestd.session.shell import ShellJob
 from guestd.session.terms import Surroundings
@@ -43,13 +42,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("guestd.jobs")
 JobT = TypeVar("JobT", bound="Job")
-
-
-class _Kept(NamedTuple):
-    """An ended job: until when, and how much of its output."""
-
-    until: float
-    size: int
 
 
 #: Two streams each.
@@ -92,16 +84,10 @@ class Jobs:
         self._clock = clock
         self._jobs: dict[str, Job] = {}
         self._digests: dict[str, bytes] = {}
-        self._reserved: dict[str, int] = {}
-        self._ended: OrderedDict[str, _Kept] = OrderedDict()
-        # Sums of the two above: every end of a command asks for them.
-        self._reserved_bytes = 0
-        self._kept_bytes = 0
-        self._next_expiry = inf
+        self._holdings = Holdings()
         self.early_kills = EarlyKills(settings.limits.remembered_kills)
         # Jobs that are forgotten and still left something running in their cgroup.
         self._lingering: list[Job] = []
-        self._news = trio.Event()
         self._stopping = False
         self._closing = False
         self._around: Surroundings | None = None
@@ -136,7 +122,7 @@ class Jobs:
             nursery.start_soon(self._statuses.run)
             task_status.started()
             while True:
-                await self._wait_for_expiry()
+                await self._holdings.wait_for_expiry()
                 self._expire()
 
     def _adopt(self, mark: str, kept: Kept, around: Surroundings) -> None:
@@ -147,12 +133,11 @@ class Jobs:
             if entry.get("digest"):
                 self._digests[job.id] = entry["digest"]
             if entry["result"] is None:
-                self._reserved[job.id] = sum(recording.capacity for recording in job.recordings)
-                self._reserved_bytes += self._reserved[job.id]
+                self._holdings.reserve(job.id, sum(recording.capacity for recording in job.recordings))
             go_on(job, entry, kept)
             if isinstance(job, ShellJob):
                 self._shell.go_on(job, around)
-            if job.result is not None and job.id not in self._ended:
+            if job.result is not None and job.id not in self._holdings.ended:
                 self._has_ended(job)
         except NotBegun:
             self._chronicle.forget(mark)
@@ -185,7 +170,7 @@ class Jobs:
 
     @property
     def running(self) -> int:
-        return len(self._jobs) - len(self._ended)
+        return len(self._jobs) - len(self._holdings.ended)
 
     # ------------------------------------------------------------------------------------- starting
 
@@ -256,7 +241,7 @@ class Jobs:
             self._forget(new_id)
         job = self._jobs[new_id] = self._jobs.pop(job_id)
         job.id = new_id
-        self._ended[new_id] = self._ended.pop(job_id)
+        self._holdings.rename(job_id, new_id)
 
     def refuse_new(self) -> None:
         """From now on nothing new is started."""
@@ -288,12 +273,11 @@ class Jobs:
         if job.result is not None:
             self._has_ended(job)
         else:
-            self._reserved[job_id] = request.tape * tapes
-            self._reserved_bytes += self._reserved[job_id]
+            self._holdings.reserve(job_id, request.tape * tapes)
         return job
 
     def _admit(self, tape: int, tapes: int) -> None:
-        limits = self._settings.limits
+        limits, holdings = self._settings.limits, self._holdings
         if self.running >= limits.jobs:
             raise LimitReached(
                 f"{self.running} jobs are running and the limit is {limits.jobs}; end some, or raise limits.jobs",
@@ -303,18 +287,18 @@ class Jobs:
         # A supervisor that has run out of descriptors cannot end what it has started, so it never comes to that.
         connections = limits.connections + self._settings.agent.connections
         spare = most - min(connections, most // 4) - FDS_IN_RESERVE
-        while FDS_OF_A_JOB * (self.running + 1) + _FDS_OF_A_KEPT_JOB * len(self._ended) > spare:
+        while FDS_OF_A_JOB * (self.running + 1) + _FDS_OF_A_KEPT_JOB * len(holdings.ended) > spare:
             if not self._forget_oldest():
                 raise LimitReached(
                     f"{self.running} jobs are running, and guestd may have {most} descriptors (RLIMIT_NOFILE); end some"
                     " jobs, or start guestd with a higher limit",
                     limit=most, setting="RLIMIT_NOFILE",
                 )  # fmt: skip
-        while self._reserved_bytes + self._kept_bytes + tape * tapes > limits.tapes:
+        while holdings.reserved_bytes + holdings.kept_bytes + tape * tapes > limits.tapes:
             if not self._forget_oldest():
                 raise LimitReached(
-                    f"the tapes of all jobs may take {limits.tapes} bytes and {self._reserved_bytes} are taken; ask for"
-                    f" a smaller `tape` than {tape}, or raise limits.tapes",
+                    f"the tapes of all jobs may take {limits.tapes} bytes and {holdings.reserved_bytes} are taken; ask"
+                    f" for a smaller `tape` than {tape}, or raise limits.tapes",
                     limit=limits.tapes, setting="limits.tapes",
                 )  # fmt: skip
 
@@ -352,40 +336,29 @@ class Jobs:
     def _has_ended(self, job: Job) -> None:
         if self._jobs.get(job.id) is not job:
             return  # refused before it was entered; `start_command` comes back to it
-        self._reserved_bytes -= self._reserved.pop(job.id, 0)
         assert job.result is not None
         spent = 0.0 if job.result.ended_mono is None else max(0.0, self._clock()[1] - job.result.ended_mono)
-        kept = _Kept(trio.current_time() + max(0.0, job.terms.retain - spent), job.held_bytes)
-        self._ended[job.id] = kept
-        self._kept_bytes += kept.size
-        bounds = self._settings.command
-        while len(self._ended) > bounds.retain_count or self._kept_bytes > bounds.retain_bytes:
+        holdings, bounds = self._holdings, self._settings.command
+        holdings.keep(job.id, trio.current_time() + max(0.0, job.terms.retain - spent), job.held_bytes)
+        while len(holdings.ended) > bounds.retain_count or holdings.kept_bytes > bounds.retain_bytes:
             if not self._forget_oldest():
                 break
-        if kept.until < self._next_expiry:
-            self._news.set()
         for listener in self.listeners:
             listener(job)
 
-    async def _wait_for_expiry(self) -> None:
-        self._news = trio.Event()
-        self._next_expiry = min((kept.until for kept in self._ended.values()), default=inf)
-        with trio.CancelScope(deadline=self._next_expiry):
-            await self._news.wait()
-
     def _expire(self) -> None:
         now = trio.current_time()
-        for job_id, kept in list(self._ended.items()):
+        for job_id, kept in list(self._holdings.ended.items()):
             if kept.until <= now:
                 if self._jobs[job_id].attachments:
                     # Somebody is still reading: as long again.
-                    self._ended[job_id] = kept._replace(until=now + max(1.0, self._jobs[job_id].terms.retain))
+                    self._holdings.prolong(job_id, now + max(1.0, self._jobs[job_id].terms.retain))
                 else:
                     self._forget(job_id)
 
     def _forget_oldest(self) -> bool:
         """Make room, with the one that ended first and that nobody is reading."""
-        for job_id in self._ended:
+        for job_id in self._holdings.ended:
             if not self._jobs[job_id].attachments:
                 self._forget(job_id)
                 return True
@@ -393,7 +366,7 @@ class Jobs:
 
     def _spare_one(self) -> bool:
         """What has ended is only read again; what runs would be lost. So the oldest of the former does not survive."""
-        for job_id in self._ended:
+        for job_id in self._holdings.ended:
             page = self._jobs[job_id].page
             if page is not None and page.survives and page.is_at_rest:
                 page.give_up()
@@ -402,11 +375,8 @@ class Jobs:
 
     def _forget(self, job_id: str) -> None:
         job = self._jobs.pop(job_id)
-        kept = self._ended.pop(job_id, None)
-        if kept is not None:
-            self._kept_bytes -= kept.size
+        self._holdings.release(job_id)
         self._digests.pop(job_id, None)
-        self._reserved_bytes -= self._reserved.pop(job_id, 0)
         try:
             job.close(read_on=not self._closing)
         except Exception:  # noqa: BLE001  one job that cannot be put away is not the end of the others
