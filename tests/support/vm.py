@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import socket
 import sys
 import time
 from functools import cache
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 #: For a command in a machine under emulation, on a machine that is busy.
 PATIENCE = 90.0
+#: Where the shared machine relays from, and the port of the host's where it leads.
+RELAY = 4700
 _PROGRAMS = ("qemu-system-x86_64", "mke2fs", "debugfs", "depmod", "busybox", "debootstrap", "virtiofsd")
 
 
@@ -75,6 +78,20 @@ class Guest:
             assert end["outcome"] == "exited", (end, told)
             assert end["code"] == status, (shell, end["code"], told)
         return call.stdout.decode(errors="replace").strip()
+
+    @contextlib.contextmanager
+    def listening(self, port: int) -> Generator[socket.socket]:
+        """On a port of the host's, for what the guest connects to CID 2."""
+        path = self.machine.folder / f"vsock_{port}"
+        hybrid = self.address.startswith("hybrid:")
+        with socket.socket(socket.AF_UNIX if hybrid else socket.AF_VSOCK) as listener:
+            listener.settimeout(PATIENCE)
+            listener.bind(str(path) if hybrid else (socket.VMADDR_CID_ANY, port))
+            listener.listen()
+            try:
+                yield listener
+            finally:
+                path.unlink(missing_ok=True)
 
     def console(self) -> str:
         return self.machine.console.read_text(errors="replace")

@@ -22,7 +22,9 @@ def _machines() -> None:
 
 @pytest.fixture(scope="session")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[vm.Guest]:
-    """Shared. With a disk as its workspace, and a network that leads to the host."""
+    """Shared. With a disk as its workspace, a network that leads to the host, and a relay to a port of the host's."""
     disk = vm.disk(tmp_path_factory.mktemp("workspace") / "workspace.img")
-    with vm.running(disk, network="user", append="guestd.init.modules=vsock_loopback") as found:
+    relay = f"{{ listen = 'tcp:127.0.0.1:{vm.RELAY}', to = 'vsock:2:{vm.RELAY}', preface = 'proxy-v2' }}"
+    append = f'guestd.init.modules=vsock_loopback guestd.relay.x="{relay}"'
+    with vm.running(disk, network="user", append=append) as found:
         yield found
