@@ -43,6 +43,7 @@ _LOOK_AGAIN = 0.005
 #: From QEMU's start to READY. Under emulation, on a machine that is busy with something else.
 BOOT_SECONDS = 120.0
 _END_SECONDS = 60.0
+_READY = b"serve is ready after"
 
 
 class Machine:
@@ -65,9 +66,10 @@ class Machine:
         with contextlib.ExitStack() as undo:
             self.folder = _runtime_folder(undo)
             self.console.touch()
-            vsock = self._start_vsock(undo)
+            vsock = None if self.hardware.port else self._start_vsock(undo)
             share = self._start_share(undo)
-            credentials = {"vmm.notify_socket": self.herald.credential, **self.hardware.credentials}
+            told = {} if vsock is None else {"vmm.notify_socket": self.herald.credential}
+            credentials = {**told, **self.hardware.credentials}
             command = qemu.command(
                 self.manifest,
                 _with(self.hardware, credentials),
@@ -149,6 +151,8 @@ class Machine:
     @property
     def address(self) -> str:
         port = self.manifest.port
+        if self.hardware.port:
+            return f"tcp:127.0.0.1:{self.hardware.port}"
         return f"vsock:{self._cid}:{port}" if self._cid else f"hybrid:{self.folder}/vsock:{port}"
 
     @property
@@ -182,6 +186,14 @@ class Machine:
 
     def wait_until_ready(self) -> float:
         """Seconds since QEMU was started."""
+        if self.hardware.port:
+            # It can tell nobody but its console.
+            due = self.started + BOOT_SECONDS
+            while _READY not in self.console.read_bytes():
+                if not self.running or time.monotonic() > due:
+                    raise Failure(f"the machine is not ready; {self.last_words()}")
+                time.sleep(_LOOK_AGAIN)
+            return time.monotonic() - self.started
         self.wait_for("READY")
         return self.herald.at["READY"] - self.started
 

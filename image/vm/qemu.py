@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from image.vm.manifest import Manifest
 
 _ANSWER_SECONDS = 60.0
+#: Who a guest is in QEMU's user network.
+_GUEST = "10.0.2.15"
+#: Only the guest's root can read what QEMU passes so.
+_TOKEN = "opt/guestd.token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,10 @@ class Hardware:
     append: str = ""
     #: systemd's system credentials, by name: told in the firmware's tables (SMBIOS type 11).
     credentials: Mapping[str, str] = field(default_factory=dict[str, str])
+    #: Not over vsock but over the user network: a port of this machine's loopback, and the token that is asked for.
+    #: Such a machine tells nobody of its phases, and QEMU can save it (`savevm`), when all its disks are qcow2.
+    port: int = 0
+    token: str = ""
     #: A guest that starts itself again does so; else that is its end.
     reboots: bool = True
     #: More for QEMU itself.
@@ -45,10 +53,10 @@ def command(
     *,
     monitor: Path,
     console: Path,
-    vsock: Path | int,
+    vsock: Path | int | None,
     share: Path | None,
 ) -> list[str]:
-    """`vsock`: the device's socket (vhost-user), or the guest's CID where the kernel has the device."""
+    """`vsock`: the device's socket (vhost-user), or the guest's CID where the kernel has the device; None without."""
     words = [
         find("qemu-system-x86_64"), *accelerator.arguments(accelerator.choose()),
         # q35 has what a machine's life needs: a power button, a reset, a generation id; microvm boots Debian's kernel
@@ -67,7 +75,7 @@ def command(
     ]  # fmt: skip
     if isinstance(vsock, int):
         words += ["-device", f"vhost-vsock-pci,guest-cid={vsock}"]
-    else:
+    elif vsock is not None:
         words += [
             "-chardev",
             f"socket,id=vsock,path={vsock}",
@@ -88,7 +96,10 @@ def command(
             "-device", "virtio-blk-pci,drive=workspace,serial=workspace",
         ]  # fmt: skip
     if hardware.network == "user":
-        words += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]
+        forward = f",hostfwd=tcp:127.0.0.1:{hardware.port}-{_GUEST}:{manifest.port}" if hardware.port else ""
+        words += ["-netdev", f"user,id=net{forward}", "-device", "virtio-net-pci,netdev=net,romfile="]
+    if hardware.token:
+        words += ["-fw_cfg", f"name={_TOKEN},string={hardware.token}"]
     for name, value in hardware.credentials.items():
         words += ["-smbios", f"type=11,value=io.systemd.credential:{name}={value.replace(',', ',,')}"]
     if not hardware.reboots:
@@ -98,8 +109,12 @@ def command(
 
 def cmdline(manifest: Manifest, hardware: Hardware) -> str:
     """The console is the first serial line; QEMU's user network has fixed addresses."""
-    network = "ip=10.0.2.15::10.0.2.2:255.255.255.0:::off:10.0.2.3" if hardware.network == "user" else ""
-    return " ".join(filter(None, ("console=ttyS0", manifest.cmdline, network, hardware.append)))
+    network = f"ip={_GUEST}::10.0.2.2:255.255.255.0:::off:10.0.2.3" if hardware.network == "user" else ""
+    reached = ""
+    if hardware.port:
+        token = f"guestd.token_file=/sys/firmware/qemu_fw_cfg/by_name/{_TOKEN}/raw"
+        reached = f"guestd.listen=unix:/run/guestd/guestd.sock,tcp:0.0.0.0:{manifest.port} {token}"
+    return " ".join(filter(None, ("console=ttyS0", manifest.cmdline, network, reached, hardware.append)))
 
 
 class Monitor:

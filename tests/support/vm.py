@@ -29,7 +29,17 @@ if TYPE_CHECKING:
 PATIENCE = 90.0
 #: Where the shared machine relays from, and the port of the host's where it leads.
 RELAY = 4700
-_PROGRAMS = ("qemu-system-x86_64", "mke2fs", "debugfs", "depmod", "busybox", "debootstrap", "virtiofsd")
+_PROGRAMS = (
+    "qemu-system-x86_64",
+    "mke2fs",
+    "debugfs",
+    "depmod",
+    "busybox",
+    "debootstrap",
+    "virtiofsd",
+    "qemu-img",
+    "ganesha.nfsd",
+)
 
 
 def unavailable() -> str | None:
@@ -64,7 +74,7 @@ class Guest:
         return self.machine.address
 
     def peer(self, **options: Any) -> Peer:  # noqa: ANN401  as the one it stands for
-        peer = Peer(self.address, **options)
+        peer = Peer(self.address, token=self.machine.hardware.token or None, **options)
         peer.sock.settimeout(PATIENCE)
         return peer
 
