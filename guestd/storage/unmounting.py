@@ -113,6 +113,11 @@ class Unmounting:
         """At the end of the session: all of these, in this order, each with its share of the time."""
         for entry in entries:
             entry.scope.cancel()
+        ours = {each.path for each in entries}
+        for fields in told:
+            if fields["path"] in ours:
+                # Until it is down; also of those that all this ends before.
+                fields["unmounted"] = None
         try:
             for at, entry in enumerate(entries):
                 share = max(_LEAST, (until() - trio.current_time()) / (len(entries) - at))
