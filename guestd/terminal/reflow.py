@@ -117,7 +117,17 @@ class _Reflow:
             length = self._length(rows, at)
             texts.append(row.text[:length].ljust(length, BLANK))
             pens.append(row.pens[:length].ljust(length, BLANK))
-        return "".join(texts), "".join(pens)
+        return self._fitting("".join(texts), "".join(pens))
+
+    def _fitting(self, text: str, pens: str) -> tuple[str, str]:
+        """One column has no room for a wide character: nobody could be shown it again, so its cell is blank."""
+        if self.new.columns > 1 or TAIL not in text:
+            return text, pens
+        whole = [at for at, cell in enumerate(text) if cell != TAIL]
+        return (
+            "".join(BLANK if text[at + 1 : at + 2] == TAIL else text[at] for at in whole),
+            "".join(pens[at] for at in whole),
+        )
 
     def _pieces(self, text: str) -> list[int]:
         """Where to cut a line's cells: every so many columns, but not through a wide character."""
@@ -125,7 +135,7 @@ class _Reflow:
         at = 0
         while len(text) - at > self.new.columns:
             at += self.new.columns
-            if text[at] == TAIL and self.new.columns > 1:
+            if text[at] == TAIL:
                 at -= 1
             cuts.append(at)
         cuts.append(len(text))

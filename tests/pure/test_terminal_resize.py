@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.terminal import cursor, differences, fed, history, outputs, screen
@@ -81,6 +81,7 @@ def test_the_scroll_region_is_the_whole_screen_again() -> None:
     assert model.state()["screens"][0][:2] == (0, 4)
 
 
+@example("é日本\x1b[E".encode(), [(1, 1)], b"")
 @given(outputs(40), SIZES, outputs(20))
 def test_a_storm_of_sizes_leaves_a_screen_that_can_be_restored(
     data: bytes, sizes: list[tuple[int, int]], more: bytes
