@@ -41,6 +41,8 @@ _log = logging.getLogger("guestd.connection")
 
 #: Frames handled in one go before others get their turn.
 _BATCH = 64
+#: For reading what a peer has said before it closed.
+_LAST_WORDS = 1.0
 _GOODBYE_PATIENCE = 1.0
 _OWN_MISTAKE = "guestd made a mistake; its log has the traceback"
 
@@ -82,7 +84,7 @@ class Connection:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                nursery.start_soon(self._writer.run)
+                nursery.start_soon(self._write)
                 try:
                     with trio.fail_after(self._bounds.handshake):
                         await self._greet()
@@ -108,6 +110,17 @@ class Connection:
             if not self._bounds.quiet:
                 why = None if reason is None else reason.code
                 observe.ended("connection", self, why=why, requests=self._opened)
+
+    async def _write(self) -> None:
+        """A peer that has closed takes nothing more, and what it has said before is still here to be read: that it
+        gives a transfer up, for one. So the reader goes on to the end of it, which is there or comes at once.
+        """
+        try:
+            await self._writer.run()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.move_on_after(_LAST_WORDS):
+                await self._writer.discard()
+            raise
 
     def _note(self, level: int, what: str, why: str) -> None:
         _log.log(logging.DEBUG if self._bounds.quiet else level, "%s: %s: %s", self.peer, what, why)

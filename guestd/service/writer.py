@@ -75,6 +75,18 @@ class Writer:
             else:
                 self._flushing = True
 
+    async def discard(self) -> None:
+        """Throw away what is to be sent, until cancelled: nobody takes it any more."""
+        while True:
+            self._control.clear()
+            self.control_bytes = 0
+            self._less.set()
+            for channel in self._ready:
+                channel.ready = False
+            self._ready.clear()
+            self._later.clear()
+            await self._park()
+
     def post(self, frame: bytes, urgent: bool = True) -> None:  # noqa: FBT001, FBT002  channels get it as a callable
         """Queue a control frame. One that is not urgent waits up to a millisecond for others to leave with it."""
         self._control.append(frame)
