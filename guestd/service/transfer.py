@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import marshal
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -232,13 +231,13 @@ class Transfer:
             self._agent = None
             if self._done and not hangs:
                 files.agents.give_back(agent)
-            else:
-                if not self._lost:
-                    # Nobody comes back for what it has.
-                    self._say_goodbye(agent)
-                elif self._keeps:
+            elif self._lost or hangs:
+                if self._lost and self._keeps:
                     files.expire(self._identity, self.ask)
                 files.agents.put_away(agent, files.shown(self.ask), hangs=hangs)
+            else:
+                # Nobody comes back for what it has.
+                files.agents.dismiss(agent, bytes((Kind.RESET,)), files.shown(self.ask))
 
     async def _asked_one(self) -> Agent:
         """A process that has the request. One that was ended while it had nothing to do concerns no client."""
@@ -254,10 +253,6 @@ class Transfer:
                 self._files.agents.put_away(agent)
                 raise
             return agent
-
-    def _say_goodbye(self, agent: Agent) -> None:
-        with suppress(OSError):  # its queue is full, or it has gone
-            agent.line.send(bytes((Kind.RESET,)))
 
     async def _listen(self, agent: Agent) -> None:
         while True:

@@ -227,6 +227,24 @@ class Agents:
         agent.close()
         self._nursery.start_soon(self._end, agent, where, 0.0 if hangs else _TIDY)
 
+    def dismiss(self, agent: Agent, last: bytes, where: str) -> None:
+        """The same, once it has taken a last message, for which its queue may have no room yet."""
+        self._nursery.start_soon(self._dismiss, agent, last, where)
+
+    async def _dismiss(self, agent: Agent, last: bytes, where: str) -> None:
+        try:
+            with trio.move_on_after(_TIDY):
+                while True:
+                    try:
+                        agent.line.send(last)
+                        break
+                    except BlockingIOError:
+                        await trio.lowlevel.wait_writable(agent.line)
+        except OSError:
+            pass  # it has gone by itself
+        finally:
+            self.put_away(agent, where)
+
     async def _end(self, agent: Agent, where: str, grace: float) -> None:
         with trio.move_on_after(grace):
             await agent.ended.wait()

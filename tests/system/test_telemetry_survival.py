@@ -53,6 +53,8 @@ async def test_a_command_s_span_is_one_from_its_start_to_its_end_across_a_kill(
         )
         await client.run(["true"], id="short")
         before = {job["id"]: job for job in await client.ps()}
+        while not (await client.status())["audit"]["written"]:
+            pass  # what is not written yet dies with guestd
     killed = await survivor.kill_serve()
     await survivor.next_after(killed)
     async with survivor.connected() as client:
