@@ -64,6 +64,7 @@ class Connection:
         self._queued = 0
         self._writing = False
         self._deaf = False
+        self._sending = trio.CancelScope(shield=True)
         self._filled = trio.lowlevel.ParkingLot()
         self._drained = trio.lowlevel.ParkingLot()
         self._heard_at = -math.inf
@@ -113,6 +114,7 @@ class Connection:
         with trio.move_on_after(_CLOSE_TIME, shield=True):
             await self.drain()
         self._die(ConnectionLost("it was closed on this side"))
+        self._sending.cancel()
         with trio.move_on_after(_CLOSE_TIME, shield=True):
             await self._link.aclose()
 
@@ -191,23 +193,28 @@ class Connection:
         self._filled.unpark_all()
 
     async def _write(self) -> None:
+        """Not cancelled with what is around it: who is cancelled has last words, and `aclose` waits for them a bit."""
         try:
-            while not self._deaf:
-                if not self._queue:
-                    await self._filled.park()
-                    continue
-                batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-                self._writing = True
-                await self._link.send(batch)
-                self._writing = False
-                self._queued -= sum(len(head) + len(data) for head, data in batch)
-                self._drained.unpark_all()
+            with self._sending:
+                await self._send_all()
         except (OSError, GuestdError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._send_failed(error)
         finally:
             if self._writing:
                 # Half a frame may have left: nothing can follow it.
                 self._die(ConnectionLost("sending was stopped in the middle of a frame"))
+
+    async def _send_all(self) -> None:
+        while not self._deaf:
+            if not self._queue:
+                await self._filled.park()
+                continue
+            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
+            self._writing = True
+            await self._link.send(batch)
+            self._writing = False
+            self._queued -= sum(len(head) + len(data) for head, data in batch)
+            self._drained.unpark_all()
 
     def _send_failed(self, error: Exception) -> None:
         """Nothing can be sent any more. What the guest said last may explain it, so reading goes on a little."""

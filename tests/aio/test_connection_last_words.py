@@ -24,7 +24,7 @@ HELLO = Hello(agent="test", features=(), frame=65536, window=65536, channels=16,
 
 
 class _Closed:
-    """A link whose peer has said everything and closed: what it said can be read when a first send has failed."""
+    """A link whose peer has said everything and closed: what it said can be read when the first send has failed."""
 
     peer = "the peer"
     unsent = 0
@@ -32,7 +32,6 @@ class _Closed:
     def __init__(self, words: list[Frame]) -> None:
         self._words = words
         self._failed = trio.Event()
-        self._greeted = False
 
     def allow(self, limit: int) -> None: ...
 
@@ -44,11 +43,8 @@ class _Closed:
         return self._words.pop(0) if self._words else None
 
     def send_now(self, frames: Sequence[Outgoing]) -> bool:
-        if self._greeted:
-            self._failed.set()
-            raise BrokenPipeError("nobody takes it")
-        self._greeted = True
-        return True
+        self._failed.set()
+        raise BrokenPipeError("nobody takes it")
 
     async def flush(self) -> bool:
         raise AssertionError
