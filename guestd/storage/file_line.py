@@ -95,13 +95,20 @@ class Line:
         self._spoke = time.monotonic()
 
     def _was_reset(self) -> bool:
-        try:
-            while size := self.socket.recv_into(self._view, 0, _socket.MSG_DONTWAIT):
-                if size and self._buffer[0] == RESET:
-                    return True
-        except OSError:
-            pass
-        return False
+        """Did the supervisor say so before it closed? What it has not read itself makes its end an error, which
+        overtakes on this kind of socket what was said before; it is told once.
+        """
+        while True:
+            try:
+                size = self.socket.recv_into(self._view, 0, _socket.MSG_DONTWAIT)
+            except ConnectionResetError:
+                continue
+            except OSError:
+                return False
+            if not size:
+                return False
+            if self._buffer[0] == RESET:
+                return True
 
     # ---------------------------------------------------------------------------------------- from the supervisor
 
@@ -110,7 +117,7 @@ class Line:
         try:
             size = self.socket.recv_into(self._view)
         except OSError:
-            size = 0
+            raise Gone(kept=not self._was_reset()) from None
         if not size:
             raise Gone(kept=True)
         kind = self._buffer[0]
