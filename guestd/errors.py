@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 class GuestdError(Exception):
@@ -226,3 +226,12 @@ def from_map(fields: Mapping[str, object]) -> GuestdError:
     GuestdError.__init__(error, str(fields.get("message", "no message was given")))
     error.details.update((name, value) for name, value in fields.items() if name not in {"code", "message"})
     return error
+
+
+def leaves(group: BaseExceptionGroup[GuestdError]) -> Iterator[GuestdError]:
+    """The errors in a group, however deep the nurseries were."""
+    for each in group.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            yield from leaves(each)
+        else:
+            yield each

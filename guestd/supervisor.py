@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import guestd
-from guestd.errors import ConfigError, Conflict, GuestdError, ShuttingDown, Unsupported
+from guestd.errors import ConfigError, GuestdError, ShuttingDown, Unsupported
 from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
 from guestd.process.handed import AGENT, INIT, RELAY, take_handed
@@ -36,6 +36,7 @@ from guestd.process.statuses import Statuses
 from guestd.process.store import FdStore
 from guestd.process.watchdog import Watchdog
 from guestd.service.session import Session, read_boot_id
+from guestd.service.upgrade import hindrance
 from guestd.session.adoption import is_kept, sort
 from guestd.session.chronicle import Chronicle
 from guestd.session.command import Command
@@ -257,7 +258,7 @@ class _Supervisor:
         from guestd.telemetry.telemetry import Telemetry
 
         session.life = life = Life(session)
-        session.upgrade.hindrance = partial(_hindrance, session)
+        session.upgrade.hindrance = partial(hindrance, session)
         session.telemetry = Telemetry(session, self._programs, self._own, self._environ)
         life.mounts.changed = identity.note_mounts
         life.mounts.begin(may_mount(self._environ), identity.mounts)
@@ -339,20 +340,6 @@ async def _heed_hang_ups(
                 _log.warning("the settings were not read again: %s", error.message)
             else:
                 session.upgrade.go(None)
-
-
-def _hindrance(session: Session) -> GuestdError | None:
-    """Why this supervisor cannot be replaced at present."""
-    if session.life.stop.asked.is_set():
-        return ShuttingDown("the session is stopping: nothing takes guestd's place any more")
-    lost = [job.id for job in session.jobs if job.result is None and not job.survives]
-    if lost:
-        named = ", ".join(lost[:5]) + (", …" if len(lost) > 5 else "")
-        return Conflict(
-            f"{len(lost)} jobs run that would not survive it ({named}): whoever keeps guestd's descriptors had no"
-            " room for theirs (init.fd_store); end them, or wait for their end"
-        )
-    return None
 
 
 class _MakeRoom(Exception):

@@ -18,11 +18,11 @@ from guestd.client.backoff import Backoff
 from guestd.client.tasks import background
 from guestd.ctl.dialing import dialer
 from guestd.ctl.failures import printable, say
-from guestd.errors import BadRequest, ConnectionLost, GuestdError
+from guestd.errors import BadRequest, ConnectionLost, GuestdError, leaves
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from guestd.client import Client, ForwardedStream
     from guestd.ctl.forward_spec import Spec
@@ -70,15 +70,6 @@ async def _forward(options: argparse.Namespace) -> int:
 async def _first(signals: AsyncIterator[int]) -> None:
     async for _ in signals:
         return
-
-
-def leaves(group: BaseExceptionGroup[GuestdError]) -> Iterator[GuestdError]:
-    """The errors in a group, however deep the nurseries were."""
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from leaves(each)
-        else:
-            yield each
 
 
 class _Teller:

@@ -17,7 +17,8 @@ from guestd.lifecycle.own import own_request
 from guestd.storage.ask import MountTrouble
 from guestd.storage.fuse import command, read_env_file
 from guestd.storage.options import tell
-from guestd.storage.plan import ADOPT, BIND, BLOCK, FORMATS, FUSE, TMPFS, judge
+from guestd.storage.plan import BIND, BLOCK, FORMATS, FUSE, TMPFS
+from guestd.storage.standing import ADOPT, judge
 from guestd.storage.table import MountTable, read_table
 from guestd.wire.result import EndedBy, Outcome
 

@@ -1,8 +1,7 @@
 """What is to be mounted, thought through before anything is done. Pure.
 
 `Wanted` is one mount as somebody asked for it. `mistakes` says what is wrong with a list of them, `in_order` which
-comes first, `judge` how one stands against what is mounted already: it is there and is adopted, something else is
-there and that is an error, or it is to be mounted.
+comes first. How one stands against what is mounted already is in standing.py.
 
 `guestd init` has this imported when there are mounts in its settings, so nothing heavy is.
 """
@@ -12,8 +11,6 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from guestd.storage.mountinfo import Mounted
 
 BLOCK, VIRTIOFS, NINEP, NFS, OVERLAY, BIND, TMPFS, FUSE = (
     "block", "virtiofs", "9p", "nfs", "overlay", "bind", "tmpfs", "fuse",
@@ -45,7 +42,7 @@ class Wanted:
     def __init__(self, fields: Mapping[str, object]) -> None:
         """Of plain values; `name` or `path` may be empty, not both."""
         name, path = str(fields.get("name") or ""), str(fields.get("path") or "")
-        self.path: str = _normal(path or f"{PARENT}/{name}")
+        self.path: str = normal(path or f"{PARENT}/{name}")
         self.name: str = name or _name_of(self.path)
         self.type: str = str(fields["type"])
         self.source: str = str(fields.get("source") or "")
@@ -60,8 +57,8 @@ class Wanted:
         self.fsck: str = str(fields.get("fsck") or FSCK[0])
         self.grow: bool = bool(fields.get("grow", True))
         self.cover: bool = bool(fields.get("cover"))
-        self.upper: str = _normal(str(fields.get("upper") or ""))
-        self.work: str = _normal(str(fields.get("work") or "")) or _work_of(self.upper)
+        self.upper: str = normal(str(fields.get("upper") or ""))
+        self.work: str = normal(str(fields.get("work") or "")) or _work_of(self.upper)
         program = fields.get("program")
         self.program: str | tuple[str, ...] = (
             program if isinstance(program, str) else tuple(_texts(program)) or ""
@@ -90,8 +87,8 @@ class Wanted:
     def layers(self) -> tuple[str, ...]:
         """The directories that an overlay or a bind shows."""
         if self.type == OVERLAY:
-            return tuple(_normal(each) for each in self.source.split(":") if each)
-        return (_normal(self.source),) if self.type == BIND else ()
+            return tuple(normal(each) for each in self.source.split(":") if each)
+        return (normal(self.source),) if self.type == BIND else ()
 
     @property
     def stands_on(self) -> tuple[str, ...]:
@@ -289,71 +286,6 @@ def in_reverse(wanted: Iterable[Wanted]) -> list[Wanted]:
     return in_order(wanted)[::-1]
 
 
-# ----------------------------------------------------------------------------------------------- what is there already
-
-ADOPT, MOUNT = "adopt", "mount"
-
-
-def judge(one: Wanted, table: Sequence[Mounted], device: str | None = None) -> tuple[str, str]:
-    """What to do about it, and why not: (`adopt`, ""), (`mount`, ""), or ("", what is wrong).
-
-    `device`: the number `major:minor` of the block device that was found for it.
-    """
-    there = None
-    for each in table:
-        if each.target == one.path:
-            there = each
-    if there is None:
-        return MOUNT, ""
-    other = _difference(one, there, table, device)
-    if other:
-        return "", (
-            f"{one.path} has another mount already: {there.type} of {there.source or '-'}, {other}; unmount that, or"
-            " choose another path"
-        )
-    return ADOPT, ""
-
-
-def _difference(one: Wanted, there: Mounted, table: Sequence[Mounted], device: str | None) -> str:
-    """In what the mount that is there is another than the one that is wanted; nothing where it is the same."""
-    expected = {
-        BLOCK: FORMATS, VIRTIOFS: ("virtiofs",), NINEP: ("9p",), NFS: ("nfs4", "nfs"), OVERLAY: ("overlay",),
-        TMPFS: ("tmpfs",),
-    }.get(one.type)  # fmt: skip
-    if expected is not None and there.type not in expected:
-        return f"not {' or '.join(expected)}"
-    if one.type == FUSE and there.type != "fuse" and not there.type.startswith("fuse."):
-        return "not a FUSE file system"
-    if one.type == BLOCK and device is not None and there.device != device:
-        return f"which is device {there.device} and not {device}"
-    if one.type in {VIRTIOFS, NINEP, NFS} and there.source.rstrip("/") != one.source.rstrip("/"):
-        return f"not of {one.source}"
-    if one.type == OVERLAY and there.option("lowerdir") not in {None, ":".join(one.layers)}:
-        return f"not of {one.source}"
-    if one.type == BIND and (wrong := _bound_elsewhere(one, there, table)):
-        return wrong
-    if one.read_only and not there.read_only:
-        return "which can be written to, and this one was to be read-only"
-    return ""
-
-
-def _bound_elsewhere(one: Wanted, there: Mounted, table: Sequence[Mounted]) -> str:
-    """A bind shows a directory of a file system: that of the mount in which its source lies."""
-    home: Mounted | None = None
-    source = one.layers[0]
-    for each in table:
-        around = each.target != one.path and is_inside(source, each.target)
-        if around and (home is None or len(each.target) >= len(home.target)):
-            home = each
-    if home is None:
-        return ""
-    inside = source[len(home.target.rstrip("/")) :]
-    root = _normal(home.root.rstrip("/") + inside) or "/"
-    if there.device != home.device or (there.root.rstrip("/") or "/") != root:
-        return f"not {source}"
-    return ""
-
-
 # ------------------------------------------------------------------------------------------------------------- pieces
 
 
@@ -365,7 +297,7 @@ def split_nfs(source: str) -> tuple[str, str, str]:
     return source.partition(":")
 
 
-def _normal(path: str) -> str:
+def normal(path: str) -> str:
     """Without doubled and trailing slashes, `.` and `..`, as the path is in the table of mounts."""
     if not path.startswith("/"):
         return path

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from guestd import observe
-from guestd.errors import GuestdError, LimitReached, ProtocolViolation
+from guestd.errors import GuestdError, LimitReached, ProtocolViolation, leaves
 from guestd.service.bounds import of_limits
 from guestd.service.connection import Connection
 from guestd.service.operations import SessionOperations
@@ -26,8 +26,6 @@ from guestd.wire.frames import PREFACE, Kind, encode
 from guestd.wire.messages import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from guestd.service.link import Link
     from guestd.service.session import Session
     from guestd.transport.access import Access
@@ -168,15 +166,6 @@ async def refuse(sock: socket.socket, error: GuestdError) -> None:
             await trio.lowlevel.wait_readable(sock)
             if not sock.recv(_FAREWELL_SIZE):
                 break
-
-
-def leaves(group: BaseExceptionGroup[GuestdError]) -> Iterator[GuestdError]:
-    """The errors in a group, however deep the nurseries were."""
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from leaves(each)
-        else:
-            yield each
 
 
 def _tune(sock: socket.socket) -> None:

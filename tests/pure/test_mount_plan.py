@@ -10,17 +10,15 @@ from hypothesis import strategies as st
 
 from guestd.storage.mountinfo import parse
 from guestd.storage.plan import (
-    ADOPT,
-    MOUNT,
     Wanted,
     in_order,
     in_reverse,
     is_inside,
-    judge,
     mistakes,
     needs,
     split_nfs,
 )
+from guestd.storage.standing import ADOPT, MOUNT, judge
 
 BLOCK = {"type": "block", "source": "serial=data"}
 

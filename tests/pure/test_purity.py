@@ -37,6 +37,7 @@ ROOMS = sorted(
         "terminal/*.py",
         "lifecycle/idle.py",
         "storage/plan.py",
+        "storage/standing.py",
         "storage/options.py",
         "storage/mountinfo.py",
         "storage/superblock.py",
