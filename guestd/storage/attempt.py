@@ -44,7 +44,9 @@ FUSE_JOB = "fuse-"
 
 
 class Attempt:
-    """One attempt for one entry. `resolve` knows users by name; the empty name is the session's own user."""
+    """One attempt for one entry. `resolve` knows users by name; the empty name is the session's own user; `note` keeps
+    for a guestd after this one whose the mount is.
+    """
 
     def __init__(
         self,
@@ -52,12 +54,14 @@ class Attempt:
         outside: Outside,
         resolve: Callable[[str], Identity],
         say: Callable[..., None],
+        note: Callable[[], None],
     ) -> None:
         self._entry = entry
         self._wanted = entry.wanted
         self._outside = outside
         self._resolve = resolve
         self._say = say
+        self._note_ours = note
         self._due = trio.current_time() + entry.wanted.timeout
 
     @property
@@ -219,6 +223,7 @@ class Attempt:
             }  # fmt: skip
         if wanted.upper:
             fields["make"] = [wanted.upper, wanted.work]
+        self._is_ours()
         try:
             answer = await self._do("mounting", "mount", **fields)
         except MountTrouble as trouble:
@@ -226,8 +231,12 @@ class Attempt:
                 raise
             await self._repair_xfs(device)
             answer = await self._do("mounting", "mount", **fields)
-        entry.ours = True
         entry.notes += answer["notes"]
+
+    def _is_ours(self) -> None:
+        """Known before it is there: a guestd that dies in between has mounted it all the same."""
+        self._entry.ours = True
+        self._note_ours()
 
     def _note(self, event: str, text: str, **details: object) -> None:
         self._entry.notes.append(text)
@@ -277,6 +286,7 @@ class Attempt:
                 job = entry.job = jobs.start_own(job_id, request)
             except GuestdError as error:
                 raise MountTrouble(error.message, stage="start") from None
+            self._is_ours()
             try:
                 with trio.move_on_at(self._due):
                     await self._until_there(job, table, words)
@@ -289,7 +299,6 @@ class Attempt:
                     f"{words[0]} has not mounted {entry.path} within {wanted.timeout:g} s", stage="time",
                     said=_words(job),
                 )  # fmt: skip
-            entry.ours = True
         finally:
             table.close()
 

@@ -69,8 +69,8 @@ class Home:
         outside = Outside(mounts.jobs, mounts.settings)
         try:
             for one in self._candidates:
-                if await self._is_it(one, outside):
-                    mounts.add_workspace(one)
+                if (found := await self._find(one, outside)) is not None:
+                    mounts.add_workspace(found)
                     return
             identity = self._resolve("")
             owner = {"uid": identity.uid, "gid": identity.gid}
@@ -81,20 +81,23 @@ class Home:
             self.settled = True
             mounts.look()
 
-    async def _is_it(self, one: Wanted, outside: Outside) -> bool:
-        """A disk is asked for its label; a share, whose tag this kernel does not tell, can only be tried."""
+    async def _find(self, one: Wanted, outside: Outside) -> Entry | None:
+        """A disk is asked for its label; a share, whose tag this kernel does not tell, can only be tried: then it is
+        mounted already, and by whom the entry says.
+        """
         from guestd.storage.ask import MountTrouble
         from guestd.storage.attempt import Attempt
 
+        entry = Entry(one, WORKSPACE)
         try:
             if one.type == BLOCK:
                 await outside.do("mount-workspace-probe", _PATIENCE, do="probe", source=one.source, format="")
             else:
-                await Attempt(Entry(one, WORKSPACE), outside, self._resolve, lambda *_, **__: None).run()
+                await Attempt(entry, outside, self._resolve, lambda *_, **__: None, lambda: None).run()
         except MountTrouble as trouble:
             _log.info("no workspace at %s: %s", one.source, trouble.why)
-            return False
-        return True
+            return None
+        return entry
 
     def _make(self) -> None:
         try:

@@ -99,6 +99,7 @@ class Keeper:
         due = trio.current_time() + entry.wanted.timeout
         while True:
             entry.poked = trio.Event()
+            ours = entry.ours
             try:
                 await self._wait_for_others(entry)
                 entry.state = MOUNTING
@@ -106,9 +107,13 @@ class Keeper:
                 begun = trio.current_time()
                 wanted = entry.wanted
                 observe.began("mount", entry, path=entry.path, type=wanted.type, source=wanted.source)
-                await Attempt(entry, self._outside, self._mounts.resolve, self._mounts.events.say).run()
+                mounts = self._mounts
+                await Attempt(entry, self._outside, mounts.resolve, mounts.events.say, mounts.note).run()
             except MountTrouble as trouble:
                 entry.why, entry.said = trouble.why, trouble.said
+                if trouble.stage != "time":
+                    # What was given up the kernel may still mount; what it has refused is not there.
+                    entry.ours = ours
                 permanent = trouble.stage in {"where", "program"}
             except StartFailed as failure:
                 entry.why, entry.said, permanent = failure.message.removeprefix("could not start: "), [], True

@@ -119,7 +119,8 @@ class Lookout:
         size = _size_of(device["name"])
         if size > device["size"]:
             device["size"] = size
-            await Attempt(entry, self._outside, self._mounts.resolve, self._mounts.events.say).grow()
+            mounts = self._mounts
+            await Attempt(entry, self._outside, mounts.resolve, mounts.events.say, mounts.note).grow()
 
 
 def _is_there(name: str) -> bool:

@@ -340,9 +340,9 @@ class Mounts:
                     await each.settled.wait()
         return {each.path: each.state for each in self.entries.values()}
 
-    def add_workspace(self, wanted: Wanted) -> None:
+    def add_workspace(self, entry: Entry) -> None:
         """It was found only now."""
-        entry = self.entries[wanted.path] = Entry(wanted, WORKSPACE)
+        self.entries[entry.path] = entry
         self._start(entry)
         self.look()
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -71,10 +72,39 @@ def test_after_kill_9_all_mounts_and_their_programs_go_on_with_what_they_need(tm
             # What a guestd before this one has mounted is taken down as if this one had.
             receipt = peer.ask("stop", action="exit")
             ways = {each["path"]: each.get("unmounted") for each in receipt["filesystems"]}
-            assert (ways["/mnt/disk"], ways["/mnt/folder"]) == ("plain", "plain")
+            assert (ways["/mnt/disk"], ways["/mnt/folder"]) == ("plain", "plain"), receipt["filesystems"]
         assert guest.wait() == 0
         assert "unmounted /mnt/disk" not in guest.console
     assert "clean" in run("e2fsck", "-n", str(image))
+
+
+def test_a_serve_that_dies_as_a_disk_comes_up_has_mounted_it_all_the_same(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "image", 32 * MIB, "ext4", "gd-moment")
+    # Larger than what is on it: after the kernel has mounted it, serve is not done with it yet.
+    os.truncate(image, 64 * MIB)
+    with loop(image) as device, booted(fake=False) as guest:
+        serve = guest.outer(_status(guest)["pid"])
+        with open(f"/proc/{guest.pid}/mountinfo", encoding="utf-8") as table, peer_of(guest) as peer:
+            changed = select.poll()
+            changed.register(table, select.POLLPRI)
+            peer.open("mount", type="block", name="disk", source=device)
+            while "/mnt/disk" not in table.read():
+                assert changed.poll(30_000), "it was not mounted"
+                table.seek(0)
+            os.kill(serve, signal.SIGKILL)
+        guest.wait_for("serve is ready", times=2)
+        with peer_of(guest) as peer:
+            # Whoever has asked was not answered, and finds what was asked for.
+            assert peer.ask("mount", type="block", name="disk", source=device)["adopted"]
+            receipt = peer.ask("stop", action="exit")
+        ways = {each["path"]: each.get("unmounted") for each in receipt["filesystems"]}
+        assert ways["/mnt/disk"] == "plain"
+        assert guest.wait() == 0
+
+
+def _status(guest: Guest) -> dict[str, Any]:
+    with peer_of(guest) as peer:
+        return peer.ask("status")
 
 
 def test_what_serve_could_not_take_down_is_taken_down_by_pid_1(tmp_path: Path) -> None:

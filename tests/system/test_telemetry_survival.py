@@ -107,7 +107,19 @@ async def test_what_ends_in_the_moment_of_a_kill_is_told_once(
         lines = [line async for line in client.audit()]
     ended = [each for each in lines if '"job_ended"' in each]
     assert [sum(f'"job":"{job}"' in each for each in ended) for job in ids] == [1] * len(ids)
-    # A connection that died with its supervisor has a span that says so.
+
+
+async def test_a_connection_that_died_with_its_supervisor_has_a_span_that_says_so(
+    survivor: Survivor, collector: Collector
+) -> None:
+    async with survivor.connected() as client:
+        # Facts leave serve a tenth of a second after they came up; that this one has left shows that those before it
+        # have, and that the connection was opened is one of them.
+        await client.run(["true"], id="first")
+        await trio.to_thread.run_sync(lambda: collector.span(guestd__job__id="first", guestd__kind="job"))
+        generation = await survivor.kill_serve()
+        await client.wait_lost()
+    await survivor.next_after(generation)
     assert await trio.to_thread.run_sync(
         lambda: collector.until(
             lambda: [each for each in collector.found("connection") if "was gone" in each.why]
