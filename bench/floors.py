@@ -35,7 +35,16 @@ def spawn_true() -> None:
 
 def import_only(environment: Mapping[str, str]) -> None:
     """The interpreter with what the supervisor imports from others, from exec to exit."""
-    argv = [sys.executable, "-c", IMPORTS]
+    _interpret(IMPORTS, environment)
+
+
+def nothing(environment: Mapping[str, str]) -> None:
+    """The interpreter alone, from exec to exit."""
+    _interpret("pass", environment)
+
+
+def _interpret(code: str, environment: Mapping[str, str]) -> None:
+    argv = [sys.executable, "-c", code]
     pid = os.posix_spawn(sys.executable, argv, environment)
     _, status = os.waitpid(pid, 0)
     if status:

@@ -22,6 +22,20 @@ if TYPE_CHECKING:
 _SETTINGS = ("GUESTD_", "OTEL_")
 
 
+def environment(lab: Lab, directory: str) -> dict[str, str]:
+    """Of a plain guestd that keeps to this directory."""
+    kept = {name: value for name, value in lab.environment.items() if not name.startswith(_SETTINGS)}
+    return {**kept, "GUESTD_RUNTIME_DIR": os.path.join(directory, "run")}
+
+
+def settings_file(directory: str, config: str = "") -> str:
+    """An empty one as well, so that the machine's own config has no say."""
+    path = os.path.join(directory, "config.toml")
+    with open(path, "w", encoding="utf-8") as settings:
+        settings.write(config)
+    return path
+
+
 class Guest:
     """`guestd serve`, READY. `ready_after` is the time from its exec to its word that it is, in
     milliseconds.
@@ -30,10 +44,7 @@ class Guest:
     def __init__(self, lab: Lab, *, config: str = "") -> None:
         self._directory = tempfile.mkdtemp(prefix="guest-", dir=lab.path(""))
         self.address = os.path.join(self._directory, "s")
-        path = os.path.join(self._directory, "config.toml")
-        # An empty one as well, so that the machine's own config has no say.
-        with open(path, "w", encoding="utf-8") as settings:
-            settings.write(config)
+        path = settings_file(self._directory, config)
         argv = [
             sys.executable,
             "-P",
@@ -47,13 +58,12 @@ class Guest:
         ]
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notices:
             notices.bind(os.path.join(self._directory, "notify"))
-            environment = {
-                **{name: value for name, value in lab.environment.items() if not name.startswith(_SETTINGS)},
+            told = {
+                **environment(lab, self._directory),
                 "NOTIFY_SOCKET": os.path.join(self._directory, "notify"),
-                "GUESTD_RUNTIME_DIR": os.path.join(self._directory, "run"),
             }
             begin = time.perf_counter()
-            self._program = Program(argv, log=os.path.join(self._directory, "log"), env=environment)
+            self._program = Program(argv, log=os.path.join(self._directory, "log"), env=told)
             try:
                 self._await_ready(notices)
                 self.ready_after = (time.perf_counter() - begin) * 1e3

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import (
+    boot_rows,
     client_rows,
     exec_rows,
     files_rows,
@@ -152,7 +153,21 @@ ROWS = (
         telemetry_rows.lag,
     ),
     Row(
+        "boot.listening",
+        "from exec of `guestd init` until anybody can connect",
+        "ms",
+        Budget("ratio at most", 3),
+        boot_rows.listening,
+    ),
+    Row(
         "boot.ready",
+        "from exec of `guestd init` until serve is READY",
+        "ms",
+        Budget("ratio at most", 1.5),
+        boot_rows.ready,
+    ),
+    Row(
+        "boot.serve",
         "from exec of `guestd serve` to READY",
         "ms",
         Budget("ratio at most", 1.5),
