@@ -1,4 +1,4 @@
-"""How soon `guestd init` lets a host connect, and how soon what it starts is READY."""
+"""How soon `guestd init` lets a host connect, and how soon `guestd serve` is READY, alone or started by it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import time
 from typing import TYPE_CHECKING
 
 from bench.floors import import_only, nothing
-from bench.guest import environment, settings_file
+from bench.guest import Guest, environment, settings_file
 from bench.measure import Subject, SubjectFailed, interleave, patience, timed
 from bench.report import Measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from typing import IO
 
     from bench.lab import Lab
@@ -26,19 +26,34 @@ if TYPE_CHECKING:
 _LISTENING, _READY = b"listening on", b"serve is ready"
 
 
+_ON_A_PIPE = "as an ordinary process, with its console on a pipe"
+
+
 def listening(lab: Lab) -> Measured:
     """From exec of `guestd init` until a connection is taken."""
-    return _measure(lab, _LISTENING, lambda: nothing(lab.environment))
+    return _measure(lab, lambda: _boot(lab, _LISTENING), nothing, _ON_A_PIPE)
 
 
 def ready(lab: Lab) -> Measured:
     """From exec of `guestd init` until the serve that it has started is READY."""
-    return _measure(lab, _READY, lambda: import_only(lab.environment))
+    return _measure(lab, lambda: _boot(lab, _READY), import_only, _ON_A_PIPE)
 
 
-def _measure(lab: Lab, word: bytes, floor: Callable[[], None]) -> Measured:
+def serve(lab: Lab) -> Measured:
+    """From exec of `guestd serve` to READY=1."""
+
+    def boot() -> float:
+        with Guest(lab) as guest:
+            return guest.ready_after
+
+    return _measure(lab, boot, import_only, "measured from exec of `guestd serve`")
+
+
+def _measure(
+    lab: Lab, boot: Callable[[], float], floor: Callable[[Mapping[str, str]], None], note: str
+) -> Measured:
     taken = interleave(
-        [Subject("floor", timed(floor)), Subject("guestd", lambda: _boot(lab, word))],
+        [Subject("floor", timed(lambda: floor(lab.environment))), Subject("guestd", boot)],
         rounds=lab.amounts.boot_rounds,
         block=1,
     )
@@ -48,7 +63,7 @@ def _measure(lab: Lab, word: bytes, floor: Callable[[], None]) -> Measured:
         spread=taken["guestd"].spread,
         floor_spread=taken["floor"].spread,
         n=len(taken["guestd"]),
-        note="as an ordinary process, with its console on a pipe",
+        note=note,
     )
 
 

@@ -171,7 +171,7 @@ ROWS = (
         "from exec of `guestd serve` to READY",
         "ms",
         Budget("ratio at most", 1.5),
-        serve_rows.boot_ready,
+        boot_rows.serve,
     ),
     Row(
         "mem.idle",

@@ -1,13 +1,13 @@
-"""`guestd serve` itself: how soon it is ready, what it holds when idle, and whether it grows."""
+"""`guestd serve` itself: what it holds when idle, and whether it grows."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.floors import TRUE, import_only, imported_memory
+from bench.floors import TRUE, imported_memory
 from bench.guest import Guest
-from bench.measure import ROW_PATIENCE, Samples, Subject, interleave, patience, steady, timed
+from bench.measure import ROW_PATIENCE, Samples, patience, steady
 from bench.programs import children, open_fds, resident_bytes, threads
 from bench.report import Measured
 from bench.shells import Shell
@@ -28,28 +28,6 @@ _SLACK = {"threads": 1}
 _WARM_SHELL = 10
 #: How long guestd may take to forget what it was told not to keep.
 FORGETTING_LIMIT = 10.0
-
-
-def boot_ready(lab: Lab) -> Measured:
-    """From exec of `guestd serve` to READY=1."""
-
-    def boot() -> float:
-        with Guest(lab) as guest:
-            return guest.ready_after
-
-    taken = interleave(
-        [Subject("floor", timed(lambda: import_only(lab.environment))), Subject("guestd", boot)],
-        rounds=lab.amounts.boot_rounds,
-        block=1,
-    )
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        note="measured from exec of `guestd serve`",
-    )
 
 
 def idle_memory(lab: Lab) -> Measured:
