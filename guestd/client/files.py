@@ -9,7 +9,7 @@
         await writer.finish()
 
 A path that is not absolute begins at the workspace. `root` keeps a path below a folder, symlinks included; `user` is
-whose rights count. What stays whole across lost connections is in guestd.client.copying_files and copying_trees.
+whose rights count. What outlasts lost connections is in guestd.client.copying_files, copying_trees and watching.
 """
 
 from __future__ import annotations
@@ -250,11 +250,16 @@ class Files:
         *,
         recursive: bool = True,
         ignore: Sequence[str] | None = None,
+        listing: bool = False,
         **where: Unpack[Where],
     ) -> AsyncGenerator[dict[str, Any]]:
-        """What happens below a folder, from now on; the first one is `watching`."""
+        """What happens below a folder, from now on; the first one is `watching`. With `listing`, what is there comes
+        before it, behind a `rescan`. Across lost connections: `guestd.client.watching.watch`.
+        """
         given = None if ignore is None else list(ignore)
-        async with self._reading(op="watch", path=path, recursive=recursive, ignore=given, **where) as reader:
+        async with self._reading(
+            op="watch", path=path, recursive=recursive, ignore=given, listing=listing or None, **where
+        ) as reader:
             yield {"event": "watching", **reader.about}
             maps = _Maps()
             async for _, data in reader:

@@ -35,7 +35,8 @@ What happens to files below a folder of the guest's, one event a line, until Ctr
   guestctl watch --ignore '*.pyc' --ignore .git .
   guestctl --json watch /etc/hosts              one file, for programs
 
-After `rescan` there were more events than could be told: a listing of what is there follows it."""
+A lost connection is waited for. After it, and where there were more events than could be told, comes `rescan`, and a
+listing of what is there follows it."""
 
 
 def add(command: Command) -> None:
@@ -59,12 +60,7 @@ def add(command: Command) -> None:
         "--digest", choices=("sha256", "blake2b", "none"), default="sha256",
         help="what each file, and each archive, is checked by (default: sha256)",
     )  # fmt: skip
-    cp.add_argument(
-        "--give-up",
-        type=of(values.seconds),
-        metavar="S",
-        help="after so long without a connection (default: never)",
-    )
+    _give_up(cp)
     cp.add_argument("-q", "--quiet", action="store_true", help="no progress, also on a terminal")
     watch = command("watch", WATCH, "guestctl watch PATH [--ignore GLOB]… [--no-recursive]")
     watch.add_argument("path", metavar="PATH", help="in the guest, with or without a colon")
@@ -75,3 +71,11 @@ def add(command: Command) -> None:
     watch.add_argument("--no-ignore", action="store_true", help="watch .git and node_modules too")
     watch.add_argument("--no-recursive", action="store_true", help="only what is in PATH itself")
     watch.add_argument("--user", type=of(values.name_or_number), metavar="U", help="whose rights count")
+    _give_up(watch)
+
+
+def _give_up(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--give-up", type=of(values.seconds), metavar="S",
+        help="after so long without a connection (default: never)",
+    )  # fmt: skip

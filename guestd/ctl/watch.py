@@ -5,18 +5,23 @@ from __future__ import annotations
 import json as json_text
 import signal
 import sys
-from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from guestd.client.copying import Terms
 from guestd.client.tasks import background
+from guestd.client.watching import watch as watch_files
 from guestd.ctl.dialing import dialer
 from guestd.ctl.failures import printable, say
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator
+
+    from guestd.client import Notice
+    from guestd.client.files import Where
 
 
 def watch(options: argparse.Namespace) -> int:
@@ -27,20 +32,28 @@ def watch(options: argparse.Namespace) -> int:
 async def _watch(options: argparse.Namespace) -> int:
     path = options.path.removeprefix(":") or "."
     ignore: list[str] | None = [] if options.no_ignore else options.ignore
-    where: dict[str, Any] = {} if options.user is None else {"user": options.user}
-    async with dialer(options)() as client:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            done = trio.CancelScope()
-            async with background() as tasks:
-                tasks.start_soon(_cancel_at, signals, done)
-                with done:
-                    events = client.files.watch(
-                        path, recursive=not options.no_recursive, ignore=ignore, **where
-                    )
-                    async with aclosing(events):
-                        async for event in events:
-                            _show(event, json=options.json)
+    where: Where = {} if options.user is None else {"user": options.user}
+    terms = Terms(dialer(options), where, give_up=options.give_up, notice=_notice)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        done = trio.CancelScope()
+        async with background() as tasks:
+            tasks.start_soon(_cancel_at, signals, done)
+            with done:
+                await watch_files(
+                    terms,
+                    path,
+                    partial(_show, json=options.json),
+                    recursive=not options.no_recursive,
+                    ignore=ignore,
+                )
     return 0
+
+
+def _notice(notice: Notice) -> None:
+    if notice.what == "again":
+        say("connected again")
+    elif notice.error is not None:
+        say(f"{notice.error.message}; next try in {notice.delay:.0f} s")
 
 
 async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -66,7 +79,8 @@ def line(event: dict[str, Any]) -> str:
         case "watching":
             say(f"watching {event.get('watches', 0)} folders; Ctrl+C ends it")
         case "rescan":
-            say("more happened than could be told; this is all there is now:")
+            asked = event.get("reason") == "asked"
+            say(("" if asked else "more happened than could be told; ") + "this is all there is now:")
         case "limit" | "unreadable":
             say(f"{event.get('path')!r}: {event.get('message')}")
         case "gone":

@@ -287,6 +287,7 @@ def _watch(fields: Fields, files: Files) -> dict[str, Any]:
         "recursive": fields.flag("recursive", default=True),
         "ignore": [each.encode("utf-8", "surrogateescape") for each in ignore],
         "limit": files.watches,
+        "listing": fields.flag("listing"),
     }
 
 

@@ -76,6 +76,8 @@ class _Watching:
         self._out: list[bytes] = []
         self._offset = 0
         self._listing: Iterator[dict[str, Any]] | None = None
+        # Somebody comes back, and knows nothing of the time between: what is there is listed, and then told of.
+        self._listing_asked: bool = ask["listing"]
         self._gone = False
 
     def close(self) -> None:
@@ -111,7 +113,9 @@ class _Watching:
         """In milliseconds, for poll."""
         if self._out:
             return None
-        if self._listing is not None or self._notes or self._gone or self._waiting.overflow:
+        if self._listing is not None or self._listing_asked:
+            return 0
+        if self._notes or self._gone or self._waiting.overflow:
             return 0
         times = [until for _, _, _, until in self._halves.values()]
         if self._waiting.due is not None:
@@ -141,12 +145,13 @@ class _Watching:
         if self._listing is not None:
             return self._list_on(self._listing)
         found = bytearray()
-        if self._waiting.overflow:
-            self._waiting.overflow = False
+        if self._waiting.overflow or self._listing_asked:
+            reason = "asked" if self._listing_asked else "overflow"
+            self._waiting.overflow = self._listing_asked = False
             self._waiting.forget()
             self._halves.clear()
             self._listing = self._folders.walk(tell=True)
-            return pack({"event": "rescan"})
+            return pack({"event": "rescan", "reason": reason})
         due = self._waiting.due
         if due is not None and (self._gone or due <= time.monotonic()):
             for event in self._waiting.take():

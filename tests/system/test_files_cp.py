@@ -40,6 +40,7 @@ from tests.support.files import (
     pattern,
     tree_of,
 )
+from tests.support.relay import Relay
 from tests.support.server import serving
 
 if TYPE_CHECKING:
@@ -358,6 +359,31 @@ def test_watch_prints_a_line_for_each(server: Server, tmp_path: Path) -> None:
         assert process.stdout.readline() == b"moved       a/ -> b\n"
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
+
+
+def test_watch_outlasts_its_connection_and_says_what_there_is_then(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w/old").touch()
+    with Relay(tmp_path / "relay", server.path) as relay:
+        command = [sys.executable, "-m", "guestd.ctl", "--to", relay.address, "watch", f"{tmp_path}/w"]
+        with subprocess.Popen(
+            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stderr is not None
+            assert process.stdout is not None
+            assert b"watching 1 folders" in process.stderr.readline()
+            relay.cut()
+            assert b"; next try in 1 s" in process.stderr.readline()
+            (tmp_path / "w/old").rename(tmp_path / "w/new")
+            relay.mend()
+            assert process.stdout.readline() == b"entry       new\n"
+            (tmp_path / "w/new").unlink()
+            assert process.stdout.readline() == b"removed     new\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 0
+            said = process.stderr.read()
+        assert b"connected again" in said
+        assert b"\nguestctl: this is all there is now:\n" in said
 
 
 # -------------------------------------------------------------------------------------------------- lost connections

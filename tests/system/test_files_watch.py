@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from guestd.client import connect
+from guestd.client import Backoff, connect
+from guestd.client.copying import Terms
+from guestd.client.watching import watch
 from guestd.errors import LimitReached, NotFound
 from tests.support.commands import NOBODY, public_folder
 from tests.support.files import NAMES, agents_of, asking, mounted_tmpfs
+from tests.support.survivor import SECONDS, surviving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -291,6 +294,41 @@ async def test_it_ends_when_what_is_watched_is_gone(tmp_path: Path) -> None:
             while (await told.next())["event"] != "gone":
                 pass
         assert "x" not in told.paths
+
+
+async def test_it_goes_on_under_the_next_supervisor_with_what_there_is_then(tmp_path: Path) -> None:
+    """A guestd that dies sees nothing for a while: whoever watches knows that, and what came of it."""
+    watched = tmp_path / "w"
+    watched.mkdir()
+    (watched / "old").touch()
+    send, receive = trio.open_memory_channel[Event](100)
+    told: list[str] = []
+    # What is killed for a test is not what patience is for.
+    with surviving("[init]\nrestart_delay = '10ms'\nrestart_delay_max = '10ms'\n") as survivor:
+        terms = Terms(
+            survivor.connected,
+            backoff=Backoff(delays=(0.02,), last=0.1),
+            notice=lambda it: told.append(it.what),
+        )
+        async with trio.open_nursery() as tasks:
+            tasks.start_soon(watch, terms, str(watched), send.send_nowait)
+            with trio.fail_after(SECONDS):
+                assert (await receive.receive())["event"] == "watching"
+                generation = await survivor.kill_serve()
+                (watched / "old").rename(watched / "new")
+                await survivor.next_after(generation)
+                while (await receive.receive())["event"] != "watching":
+                    pass  # what the one that died has still told
+                assert await receive.receive() == {"event": "rescan", "reason": "asked"}
+                assert await receive.receive() == {"event": "entry", "path": "new", "dir": False}
+                assert (await receive.receive())["event"] == "listed"
+                (watched / "new").unlink()
+                assert await receive.receive() == {"event": "removed", "path": "new", "dir": False}
+                await survivor.kill_serve()
+                watched.rmdir()
+                while (await receive.receive())["event"] != "gone":
+                    pass
+    assert told[:2] == ["lost", "again"]
 
 
 async def test_it_sees_what_its_user_sees() -> None:
