@@ -37,7 +37,7 @@ _BREATHER = 0.1
 _LOOKS = 4
 #: How long, and how much, a program may still say that was answered with a refusal.
 #: So many at once; more are reset.
-_FAREWELL, _FAREWELL_READS, _FAREWELL_SIZE = 1.0, 16, 64 * 1024
+_FAREWELL, _FAREWELL_READS, _FAREWELL_SIZE = 5.0, 16, 64 * 1024
 _PARTING_MAX = 64
 
 

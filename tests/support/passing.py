@@ -123,6 +123,15 @@ def read_all(sock: socket.socket) -> bytes:
     return bytes(found)
 
 
+def is_turned_away(port: int) -> bool:
+    """Is a connection that is made broken off? So promptly, sometimes, that whoever makes it has not noticed it yet."""
+    try:
+        with connected(port) as sock:
+            return is_reset(sock)
+    except ConnectionResetError:
+        return True
+
+
 def is_reset(sock: socket.socket) -> bool:
     """Is it broken off, and not ended?"""
     try:

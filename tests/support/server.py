@@ -79,9 +79,27 @@ class Server:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback that was free a moment ago. The kernel does not hand it out again soon."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A TCP port of the loopback that nobody listens on, and each once. It is none of those that the kernel gives to
+    who connects, or takes any: before it is listened on nobody gets it by chance.
+    """
+    while True:
+        port = next(_PORTS)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+
+
+def _ports() -> Generator[int]:
+    with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+        low, high = map(int, file.read().split())
+    ports = [port for port in range(10_000, 65_536) if not low <= port <= high] or list(range(low, high + 1))
+    # Another suite on this machine begins elsewhere.
+    at = int.from_bytes(os.urandom(4), "little")
+    while True:
+        yield ports[at % len(ports)]
+        at += 1
+
+
+_PORTS = _ports()
 
 
 @contextlib.contextmanager

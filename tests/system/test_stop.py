@@ -110,7 +110,7 @@ def test_sigterm_ends_everything_and_tells_everybody(cgroup: str) -> None:
 
 @CGROUPS
 def test_what_ignores_sigterm_is_killed_when_the_grace_is_over(cgroup: str) -> None:
-    with _nothing_left(), serving(config=_config("200ms", cgroup)) as server, Peer(server.address) as peer:
+    with _nothing_left(), serving(config=_config("1s", cgroup)) as server, Peer(server.address) as peer:
         stubborn = _started(peer, "no", job_id="stubborn")
         left = peer.open("exec", shell="(trap '' TERM; exec sleep 1000) >/dev/null 2>&1 & echo up")
         left.end()
@@ -128,7 +128,7 @@ def test_what_was_left_running_hears_a_sigterm_too_and_not_only_when_all_else_ha
     program = LISTENER.replace(
         "os.write(1, sys.argv[1]", f"os.write(os.open('{farewell}', 0o101), sys.argv[1]"
     )
-    with _nothing_left(), serving(config=_config("500ms")) as server, Peer(server.address) as peer:
+    with _nothing_left(), serving(config=_config("1s")) as server, Peer(server.address) as peer:
         _started(peer, "no", job_id="stubborn")
         words = shlex.join([sys.executable, "-I", "-S", "-c", program, "bye", "0"])
         call = peer.open("exec", shell=f"setsid {words} & wait", id="leaver")

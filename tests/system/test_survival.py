@@ -130,11 +130,14 @@ async def test_a_job_that_is_to_end_with_its_client_does_not_end_with_the_superv
 async def test_what_a_shell_knows_of_itself_survives(survivor: Survivor) -> None:
     async with survivor.connected() as client:
         shell = await client.shell(
-            "main", ["sh", "-c", r"printf '\033]133;C;cmdline_url=make\007built\033]133;D;3\007'; cat"]
+            "main", ["sh", "-c", r"printf '\033]133;C;cmdline_url=make\007built\033]133;D;3\007'; exec cat"]
         )
         async for event in shell:
             if isinstance(event, Output) and b"built" in event.data:
                 break
+        # It is in the foreground a moment later, or in the place of the shell.
+        while "cat" not in (await client.ps())[0]["foreground"]["command"].split():
+            pass
         before = (await client.commands("main"), [job for job in await client.ps() if job["id"] == "main"])
     await survivor.next_after(await survivor.kill_serve())
     async with survivor.connected() as client:

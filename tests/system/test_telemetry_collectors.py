@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.collector import collecting
 from tests.support.life import serving
-from tests.support.peer import PATIENCE, Peer
+from tests.support.peer import PATIENCE, Peer, Watched
 from tests.system.test_ctl import guestctl
 from tests.system.test_telemetry_export import QUICK, exporting
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from tests.support.server import Server
 
-#: What a stop may cost beyond telemetry.flush: an interpreter that leaves, on a machine with other things to do.
-_LEAVING = 2.5
+#: What a stop may cost beyond telemetry.flush: far above what an interpreter takes to leave, and far below what anybody
+#: would wait for these collectors.
+_LEAVING = PATIENCE / 3
 _FLUSH = 0.4
 _CONFIG = QUICK + f"timeout = '500ms'\nflush = '{int(_FLUSH * 1000)}ms'\nqueue = 64\n"
 
@@ -67,10 +68,10 @@ def test_a_lying_collector_costs_nothing_but_its_telemetry(manner: str) -> None:
         if said is None:
             assert _until(peer, lambda found: found.get("traces", {}).get("sent"))["traces"]["error"] is None
         elif said:
-            found = _until(peer, lambda found: found.get("traces", {}).get("error"))["traces"]
-            assert said in found["error"].lower()
-            assert found["sent"] == 0
-            assert 0 < found["error_at"] <= time.time()
+            # On a machine with much to do a request may take too long for a collector that answers as well.
+            found = _until(peer, lambda found: said in (found.get("traces", {}).get("error") or "").lower())
+            assert found["traces"]["sent"] == 0
+            assert 0 < found["traces"]["error_at"] <= time.time()
         begun = time.monotonic()
         for _ in range(20):
             assert peer.open("exec", argv=["true"]).end()["code"] == 0
@@ -102,8 +103,7 @@ def test_a_collector_that_comes_back_gets_what_waited() -> None:
             _until(peer, lambda found: found.get("traces", {}).get("error"))
             collector.manner = "well"
             assert collector.span(guestd__job__id="early", guestd__kind="job")
-            found = _until(peer, lambda found: found["traces"]["sent"])
-            assert found["traces"]["error"] is None
+            found = _until(peer, lambda found: found["traces"]["sent"] and found["traces"]["error"] is None)
             assert found["traces"]["well_since"] <= time.time()
 
 
@@ -123,12 +123,13 @@ def test_an_exporter_that_is_killed_is_replaced_and_what_it_had_is_counted() -> 
 def test_an_exporter_that_does_not_read_holds_up_nobody() -> None:
     with collecting() as collector, exporting(collector, _CONFIG) as (server, peer):
         pid = _until(peer, lambda found: found.get("traces"))["pid"]
-        with _stops_in_time(server):
-            os.kill(pid, signal.SIGSTOP)
-            # Much more than a socket holds.
-            asked = [peer.open("busy", by="x" * 250, **{"for": 0.01}) for _ in range(1500)]
-            for call in asked:
-                call.end()
-            assert peer.open("exec", argv=["true"]).end()["code"] == 0
-            assert _until(peer, lambda found: found["dropped"])["waiting"] <= 64
-        assert not os.path.exists(f"/proc/{pid}")
+        with Watched(pid) as exporter:
+            with _stops_in_time(server):
+                os.kill(pid, signal.SIGSTOP)
+                # Much more than a socket holds.
+                asked = [peer.open("busy", by="x" * 250, **{"for": 0.01}) for _ in range(1500)]
+                for call in asked:
+                    call.end()
+                assert peer.open("exec", argv=["true"]).end()["code"] == 0
+                assert _until(peer, lambda found: found["dropped"])["waiting"] <= 64
+            exporter.wait()

@@ -40,7 +40,7 @@ def _hook(folder: Path) -> str:
 
 
 async def test_a_loop_that_stands_still_is_replaced_and_all_is_adopted(tmp_path: Path) -> None:
-    with surviving(_config(1.0), _hook(tmp_path)) as survivor:
+    with surviving(_config(2.5), _hook(tmp_path)) as survivor:
         async with survivor.connected() as client:
             await client.start(["sleep", "1000"], id="sleeper")
             await client.start(["sh", "-c", "echo before; read line; exit $line"], id="asks", stdin="stream")
@@ -49,7 +49,7 @@ async def test_a_loop_that_stands_still_is_replaced_and_all_is_adopted(tmp_path:
         os.kill(status["pid"], signal.SIGUSR2)
         found = await survivor.next_after(status["generation"])
         assert found["pid"] != status["pid"]
-        assert "serve has not beaten for 1 s: SIGABRT" in survivor.log
+        assert "serve has not beaten for 2.5 s: SIGABRT" in survivor.log
         assert "killed by signal 6; starting again" in survivor.log
         async with survivor.connected() as client:
             assert {job["id"]: job["pid"] for job in await client.ps()} == before
@@ -59,8 +59,8 @@ async def test_a_loop_that_stands_still_is_replaced_and_all_is_adopted(tmp_path:
 
 
 async def test_a_busy_loop_is_not_taken_for_dead(tmp_path: Path) -> None:
-    """It does nothing but work for a third of the time that is allowed, again and again, among many commands."""
-    with surviving(_config(3.0), _hook(tmp_path)) as survivor:
+    """It does nothing but work for a fifth of the time that is allowed, again and again, among many commands."""
+    with surviving(_config(5.0), _hook(tmp_path)) as survivor:
         async with survivor.connected() as client:
             status = await client.status()
 
