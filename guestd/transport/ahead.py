@@ -13,7 +13,8 @@ _PIPELINED = 64 * 1024
 _PIECE = 64 * 1024
 #: How long, and how much, a peer that is refused may still say before the connection is closed under it.
 _FAREWELL, _FAREWELL_READS = 1.0, 16
-_END = b"\r\n\r\n"
+_LINE_END = b"\r\n"
+_END = _LINE_END + _LINE_END
 
 
 class Ahead(trio.abc.Stream):
@@ -25,9 +26,16 @@ class Ahead(trio.abc.Stream):
         self.bytes = b""
 
     async def read_head(self) -> bool:
-        """Read up to an empty line, which stays to be taken, as all before it; False when that is too much."""
+        """Read up to an empty line, which stays to be taken, as all before it; False when that is too much. One that
+        stands before a request is none of it: some clients send it behind a body.
+        """
         looked = 0
-        while (at := self.bytes.find(_END, max(0, looked - len(_END)))) < 0:
+        while True:
+            while self.bytes.startswith(_LINE_END):
+                self.bytes, looked = self.bytes[len(_LINE_END) :], 0
+            at = self.bytes.find(_END, max(0, looked - len(_END)))
+            if at >= 0:
+                return at <= HEAD_MAX
             if len(self.bytes) > HEAD_MAX:
                 return False
             looked = len(self.bytes)
@@ -35,7 +43,6 @@ class Ahead(trio.abc.Stream):
             if not more:
                 raise trio.EndOfChannel
             self.bytes += more
-        return at <= HEAD_MAX
 
     async def closed(self) -> None:
         """Wait until the other side says nothing more. What it says meanwhile is kept."""

@@ -57,7 +57,7 @@ class Exchange:
             raise h11.RemoteProtocolError("there is no request")
         self._request = request
         self.method = request.method.decode("ascii")
-        self.target = request.target.decode("ascii", "replace")
+        self.target = origin_form(request.target.decode("ascii", "replace"))
 
     # -------------------------------------------------------------------------------------- the request
 
@@ -122,9 +122,10 @@ class Exchange:
         raise PeerTooSlow(f"the request's body was not whole after {patience:g} s (limits.handshake)")
 
     async def hung_up(self) -> None:
-        """Wait until the client closes, or says that it sends no more. Only once its request is read whole."""
+        """Wait until the client closes, breaks off, or says that it sends no more. Only once its request is read."""
         if not self._h11.trailing_data[1]:
-            await self._stream.closed()
+            with suppress(trio.BrokenResourceError):
+                await self._stream.closed()
 
     @property
     def is_read(self) -> bool:
@@ -148,15 +149,21 @@ class Exchange:
         await self._write(h11.Response(status_code=status, headers=list(headers), reason=reason))
 
     async def inform(self, status: int, headers: RawHeaders, reason: bytes = b"") -> None:
-        """An answer before the answer. 101 ends HTTP here."""
+        """An answer before the answer. 101 ends HTTP here. A client of HTTP/1.0 knows of no such thing."""
+        if self.http_version == b"1.0":
+            return
         self.switched = self.began = status == 101
+        if self.switched:
+            # What came behind the request is the other protocol's.
+            self._settle()
         await self._write(h11.InformationalResponse(status_code=status, headers=list(headers), reason=reason))
 
     async def send(self, data: bytes) -> None:
         await self._write(h11.Data(data=data))
 
     async def end(self, trailers: RawHeaders = ()) -> None:
-        await self._write(h11.EndOfMessage(headers=list(trailers)))
+        # In HTTP/1.0 there is no place for them.
+        await self._write(h11.EndOfMessage(headers=list(trailers if self.http_version != b"1.0" else ())))
 
     async def _write(self, *events: h11.Event) -> None:
         async with self._sending:
@@ -223,11 +230,28 @@ class Exchange:
 
     def check_websocket(self) -> None:
         """Raises what is wrong with an upgrade, while it can still be said with a status."""
-        if self.method != "GET":
-            raise BadRequest(f"a WebSocket is asked for with GET, not {self.method}")
+        if self.method != "GET" or self.http_version != b"1.1":
+            version = self.http_version.decode("ascii")
+            raise BadRequest(
+                f"a WebSocket is asked for with GET in HTTP/1.1, not {self.method} in HTTP/{version}"
+            )
+        if b"upgrade" not in self.words(b"connection"):
+            raise BadRequest("a WebSocket needs `Connection: Upgrade`")
+        if self.header(b"transfer-encoding") is not None or int(self.header(b"content-length") or 0):
+            # Its bytes could not be told from the WebSocket's own.
+            raise BadRequest("a request for a WebSocket has no body")
         key = self.header(b"sec-websocket-key")
         if not key or self.header(b"sec-websocket-version") != b"13":
             raise BadRequest("a WebSocket needs Sec-WebSocket-Key, and Sec-WebSocket-Version: 13")
+
+
+def origin_form(target: str) -> str:
+    """What is asked for, without the place where it is: a request may name both, as one to a proxy does."""
+    scheme, found, rest = target.partition("://")
+    if not found or scheme.lower() not in {"http", "https"}:
+        return target
+    at = min((rest.find(each) for each in "/?" if each in rest), default=len(rest))
+    return rest[at:] if rest[at : at + 1] == "/" else f"/{rest[at:]}"
 
 
 def one_host(data: bytes) -> bytes:

@@ -147,6 +147,8 @@ REQUESTS = {
         b"POST /invocations hi",
     ),
     "two hosts": (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: y\r\nhost:a\r\n\r\n", b"GET /healthz "),
+    "absolute": (b"GET HTTP://a:1024/healthz?a=b HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /healthz?a=b "),
+    "behind empty lines": (b"\r\n\r\nGET /healthz HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /healthz "),
     "unread": (b"GET /ping HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nunread...", b"GET /ping "),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import http.client
 import logging
 import socket
 import threading
@@ -14,6 +15,8 @@ from tests.support.peer import dial
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
+
+    from tests.support.server import Server
 
 # They log every byte, which takes longer than sending it.
 for _name in ("botocore", "boto3", "urllib3"):
@@ -139,3 +142,14 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def requesting(server: Server, method: str, path: str, **more: Any) -> Generator[http.client.HTTPConnection]:  # noqa: ANN401  of a library
+    """Ask in HTTP what no SDK asks. The address over TCP is the second one."""
+    connection = http.client.HTTPConnection(server.addresses[1].removeprefix("tcp:"), timeout=30)
+    try:
+        connection.request(method, path, **more)
+        yield connection
+    finally:
+        connection.close()

@@ -68,7 +68,7 @@ async def respond(surface: Surface, exchange: Exchange, route: Route) -> None:
     stream = CommandStream(surface, exchange, job)
     try:
         # At once: an SDK that hears nothing for long sends its request again.
-        await exchange.begin(200, headers)
+        await exchange.begin(200, headers, b"OK")
         await exchange.send(eventstream.chunk({"contentStart": {}}))
         await stream.run()
         await exchange.end()

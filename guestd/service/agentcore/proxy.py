@@ -149,11 +149,12 @@ def _head(
 ) -> h11.Request:
     from guestd.service.agentcore.surface import SESSION_ID, request_id
 
-    headers = _passed(bearer.without(exchange.headers, token))
+    chunked = b"chunked" in exchange.words(b"transfer-encoding")
+    headers = _passed(bearer.without(exchange.headers, token), chunked=chunked)
     names = {name.lower() for name, _ in headers}
     if b"host" not in names:
         headers.insert(0, (b"Host", f"{_HOST}".encode()))
-    if b"chunked" in exchange.words(b"transfer-encoding"):
+    if chunked:
         headers.append((b"Transfer-Encoding", b"chunked"))
     if route.arn is not None:
         if SESSION_ID.lower() not in names:
@@ -165,14 +166,18 @@ def _head(
     return h11.Request(method=exchange.method, target=target, headers=headers)
 
 
-def _passed(headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-    """Without what concerns one connection alone, and what its Connection header names."""
+def _passed(headers: RawHeaders, *, chunked: bool = False) -> list[tuple[bytes, bytes]]:
+    """Without what concerns one connection alone, and what its Connection header names. What comes in chunks has no
+    other length: two readers could take it for two messages.
+    """
     named = {
         word.strip().lower()
         for name, value in headers
         if name.lower() == b"connection"
         for word in value.split(b",")
     }
+    if chunked:
+        named.add(b"content-length")
     return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP | named]
 
 
@@ -187,6 +192,11 @@ class _Passing:
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_MAX)
         self._noted = 0.0
         self._failure: GuestdError | AwsError | None = None
+        #: The client has broken its request off.
+        self._left = False
+        #: A client that asks for a WebSocket is watched until it is answered: then it is read from.
+        self._watching = trio.CancelScope()
+        self._watched = trio.Event()
 
     async def run(self, head: h11.Request) -> None:
         """To the end of the answer."""
@@ -196,7 +206,7 @@ class _Passing:
                 await self._pass_answer()
             except (GuestdError, AwsError) as error:
                 self._failure = error
-            except (trio.BrokenResourceError, h11.RemoteProtocolError) as error:
+            except (trio.BrokenResourceError, h11.RemoteProtocolError, h11.LocalProtocolError) as error:
                 # Of which side it is, only the other one's being there tells.
                 self._failure = Unavailable(f"the workload broke off its answer: {error}")
             nursery.cancel_scope.cancel()
@@ -214,26 +224,39 @@ class _Passing:
         try:
             await self._say(self._h11.send(head))
             if exchange.wants_websocket:
+                await self._watch_until_answered(scope)
                 return
             while piece := await self._receive():
                 self._note()
                 await self._say(self._h11.send(h11.Data(data=piece)))
-            if self._failure is None:
+            if self._failure is None and not self._left:
                 await self._say(self._h11.send(h11.EndOfMessage()))
         except (trio.BrokenResourceError, h11.LocalProtocolError):
             # The workload takes no more of it; it may have answered already.
             return
+        finally:
+            self._watched.set()
         if self._failure is None:
-            await exchange.hung_up()
+            if not self._left:
+                await exchange.hung_up()
             _log.info("%s: closed before it was answered", exchange.peer)
         # Nobody waits for the answer: the workload is to see that.
         scope.cancel()
+
+    async def _watch_until_answered(self, scope: trio.CancelScope) -> None:
+        with self._watching:
+            await self._exchange.hung_up()
+            _log.info("%s: closed before it was answered", self._exchange.peer)
+            scope.cancel()
 
     async def _receive(self) -> bytes:
         try:
             return await self._exchange.receive()
         except GuestdError as error:
             self._failure = error
+            return b""
+        except trio.BrokenResourceError:
+            self._left = True
             return b""
 
     # -------------------------------------------------------------------------------- from the workload
@@ -244,6 +267,8 @@ class _Passing:
             event = await self._next()
             if isinstance(event, h11.InformationalResponse):
                 if event.status_code == 101:
+                    self._watching.cancel()
+                    await self._watched.wait()
                     await exchange.inform(101, event.headers.raw_items(), event.reason)
                     await self._pass_bytes()
                     return
@@ -279,7 +304,8 @@ class _Passing:
         )
 
     def _answer_headers(self, event: h11.Response) -> list[tuple[bytes, bytes]]:
-        headers = _passed(event.headers.raw_items())
+        chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+        headers = _passed(event.headers.raw_items(), chunked=chunked)
         if self._route.arn is not None:
             names = {name.lower() for name, _ in headers}
             own = self._surface.headers(self._exchange, self._route)

@@ -10,6 +10,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import trio
+
 from guestd import observe
 from guestd.errors import (
     BadRequest,
@@ -104,6 +106,8 @@ class Surface:
             failure, _ = body_of(error)
             observe.did(_deed(route), exchange.peer, result=failure.name, why=error.message)
             await self._fail(exchange, route, error)
+        except trio.BrokenResourceError:
+            raise  # the client has gone, and hears nothing any more
         except Exception:
             if exchange.began:
                 raise
@@ -196,7 +200,7 @@ def _session_id(exchange: Exchange, route: Route) -> bytes:
     if given:
         return given
     # A browser cannot set headers of a WebSocket.
-    in_query = route.parameter(SESSION_ID.decode()) or ""
+    in_query = (route.parameter(SESSION_ID.decode()) or "").strip()
     return in_query.encode() if in_query.isascii() and in_query.isprintable() else b""
 
 
