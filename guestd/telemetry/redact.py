@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 MASK = "***"
 #: Parts of names whose values are secret: of switches, variables, headers, fields.
 _NAMES = (
-    "[a-z]*pass(?:w(?:or)?d)?", "pwd", "passphrase", "[a-z]*secret", "[a-z]*token", "api[-_.]?key", "apikey",
-    "access[-_.]?key", "private[-_.]?key", "secret[-_.]?key", "signing[-_.]?key", "encryption[-_.]?key",
-    "account[-_.]?key", "auth", "authorization", "bearer", "credentials?", "cookie", "signature", "sig", "sas", "pat",
+    "[a-z]*pass(?:w(?:or)?d)?", "pwd", "pw", "passphrase", "[a-z]*secret", "[a-z]*token", "api[-_.]?key", "apikey",
+    "[a-z0-9]+[-_.]key", "auth", "authorization", "bearer", "credentials?", "cookie", "signature", "sig", "sas", "pat",
     "otp", "pin",
 )  # fmt: skip
 #: Names that hold one of those and are no secret themselves.
 _HARMLESS = re.compile(
-    r"(?:file|path|dir|url|uri|env|name|type|mode|helper|method|provider|stdin|ttl|expiry|count|limit|tokens|authors?|bypass|compass)$",
+    r"(?:file|path|dir|url|uri|env|name|type|mode|helper|method|provider|stdin|ttl|expiry|count|limit|tokens|authors?|bypass|compass|"
+    r"(?:public|primary|foreign|partition|sort|cache|host)[-_.]key)$",
     re.IGNORECASE,
 )
 #: Tokens that their makers gave a shape to be found by. Cut ones are found too, so the least length is small.
@@ -43,22 +43,23 @@ _SHAPES = (
 _SHORTEST = 5
 _SHAPE = re.compile(r"(?<![A-Za-z0-9])(?:" + "|".join(_SHAPES) + ")")
 _IS_NAME = re.compile(r"(?:^|[^a-zA-Z])(?:" + "|".join(_NAMES) + r")(?:$|[^a-zA-Z])", re.IGNORECASE)
+# A name without a bound would be looked for again behind each of its letters, in a file in base64 for a long time.
 #: camelCase is split, so that `apiToken` is looked at as `api-Token`.
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 #: `name=value` and `name: value` in the middle of a line, a query or JSON; the value may be in quotes.
 _PAIR = re.compile(
-    r"""(?P<name>[A-Za-z][\w.-]*)(?P<end>["']?\s*(?:=|:\s|":\s*|':\s*|:(?=["'])|%3[dD])\s*)"""
+    r"""(?P<name>[A-Za-z][\w.-]{0,100})(?P<end>["']?\s*(?:=|:\s|":\s*|':\s*|:(?=["'])|%3[dD])\s*)"""
     r"""(?P<value>"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s&;,|"')}\]]+)"""
 )
 _HEADER = re.compile(
-    r"(?P<name>(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]*(?:key|token|auth|secret)[\w-]*|api-key)"
+    r"(?P<name>(?:proxy-)?authorization|(?:set-)?cookie|x-[\w-]{0,60}(?:key|token|auth|secret)[\w-]{0,60}|api-key)"
     r"(?P<end>\s*:\s*)(?P<value>[^\r\n\"']+)",
     re.IGNORECASE,
 )
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<who>[^\s/\"'<>]+)@")
+_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?P<who>[^\s/\"'<>]+)@")
 #: A line that was cut may end within the credentials of an address.
 _CUT_ADDRESS = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<name>[^\s/:@\"']+):(?!\d{1,5}(?:/|$))[^\s/@\"']+$"
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?P<name>[^\s/:@\"']+):(?!\d{1,5}(?:/|$))[^\s/@\"']+$"
 )
 #: `-u name:password`, wherever it stands.
 _USER = re.compile(
@@ -66,16 +67,58 @@ _USER = re.compile(
 )
 #: In a line for a shell: a switch that sounds like a secret, and the word behind it.
 _SWITCH = re.compile(
-    r"""(?P<switch>(?:^|(?<=\s))--?[A-Za-z][\w.-]*)(?P<end>[ \t]+)"""
+    r"""(?P<switch>(?:^|(?<=\s))--?[A-Za-z][\w.-]*)(?P<end>[ \t]+(?:<<<[ \t]*)?)"""
     r"""(?P<value>"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s;|&-][^\s;|&]*)"""
 )
-#: Short switches that carry credentials with some programs: `curl -u name:password`, `mysql -psecret`, `sshpass -p …`.
-_USERS = {"curl": ("-u", "--user", "-U", "--proxy-user"), "wget": ("--user",), "http": ("-a",), "https": ("-a",),
-          "sshpass": ("-p",), "mysql": ("-p",), "mysqldump": ("-p",), "mariadb": ("-p",), "redis-cli": ("-a",),
-          "ldapsearch": ("-w",), "mongosh": ("-p",), "mongo": ("-p",), "openssl": ("-passin", "-passout"),
-          "docker": ("-p",), "podman": ("-p",), "vault": (), "smbclient": ("-U",)}  # fmt: skip
-#: Their value follows in the same word.
-_GLUED = {"mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "sshpass": "-p", "curl": "-u"}
+#: Programs, their switches whose next word is a credential, and those that have it in the same word: `mysql -psecret`.
+#: Each holds up to the next program of the line.
+_CARRIERS = (
+    ("curl", r"-[A-Za-z]{0,16}[uUb]|--user|--proxy-user|--cookie", r"-[A-Za-z]{0,16}?[uU](?=[^\s:]{1,200}:)"),
+    ("mysql mysqldump mysqladmin mariadb mariadb-dump sshpass", "-p", "-p"),
+    ("mongo mongosh mongodump mongorestore useradd usermod twine", "-p", ""),
+    # docker login, podman login, az login, oc login and others
+    ("login", "-p", ""),
+    ("redis-cli", "-a", ""),
+    ("http https", "-a", ""),
+    ("wget", "--user", ""),
+    ("ldapsearch ldapmodify ldapadd ldapdelete ldapwhoami", "-w", ""),
+    ("openssl", "-passin|-passout|-k|-K", ""),
+    ("smbclient", "-U", ""),
+    ("lftp", "-u", ""),
+    ("zip unzip sqlcmd bcp mosquitto_pub mosquitto_sub", "-P", ""),
+    ("7z 7za 7zz", "", "-p"),
+    ("ssh scp sftp rsync docker podman", "", ""),
+)
+_NEVER = r"(?!)"
+_VALUE = r"""(?P<value>"(?:[^"\\]|\\.)*"?|'[^']*'?|[^\s;|&"'-][^\s;|&]*)"""
+_OF_PROGRAM = {program: each[1:] for each in _CARRIERS for program in each[0].split()}
+_PROGRAM = re.compile(
+    r"(?<![\w.-])(?:" + "|".join(sorted(_OF_PROGRAM, key=len, reverse=True)) + r")(?=[ \t])"
+)
+#: `aws configure set aws_secret_access_key x`, `git config github.token x`: a name, and its value behind it.
+_SET = re.compile(
+    r"(?P<before>\b(?:config|configure)[ \t](?:[^\n;|&]{0,200}?[ \t])?(?P<name>[\w./:-]{1,200})[ \t]+)"
+    + _VALUE
+)
+_NAME_ALONE = re.compile(r"[\w./:-]+")
+#: Google's: `?key=…`.
+_QUERY_KEY = re.compile(r"(?<=[?&]key=)[^\s&#\"']+")
+
+
+class _Carried(NamedTuple):
+    """Switches of a program: those that carry in the next word, those that do in their own, and both in a line."""
+
+    next: re.Pattern[str]
+    glued: re.Pattern[str]
+    line: re.Pattern[str]
+
+
+@lru_cache(64)
+def _carried(program: str) -> _Carried:
+    # Made when they are met: most lines need none.
+    following, glued = (each or _NEVER for each in _OF_PROGRAM.get(program, ("", "")))
+    line = rf"(?P<switch>(?<=\s)(?:(?:{following})[ \t]+|(?:{glued})))" + _VALUE
+    return _Carried(*map(re.compile, (following, glued, line)))
 
 
 @lru_cache(1024)
@@ -95,8 +138,11 @@ def mask_text(text: str) -> str:
     text = _USER.sub(lambda found: f"{found['switch']}{found['name']}:{MASK}", text)
     text = _HEADER.sub(lambda found: f"{found['name']}{found['end']}{MASK}", text)
     text = _SHAPE.sub(MASK, text)
+    text = _QUERY_KEY.sub(MASK, text)
     text = _mask_pairs(text)
-    return _SWITCH.sub(_masked_switch, text)
+    text = _SWITCH.sub(_masked_switch, text)
+    text = _SET.sub(_masked_setting, text)
+    return _mask_carried(text)
 
 
 def mask_words(words: Sequence[str]) -> list[str]:
@@ -104,25 +150,33 @@ def mask_words(words: Sequence[str]) -> list[str]:
     if not words:
         return []
     program = words[0].rpartition("/")[2]
-    carriers, glued = _USERS.get(program, ()), _GLUED.get(program)
     found = [mask_text(words[0])]
-    hidden = False
+    hidden = sets = False
     for word in words[1:]:
         if hidden and not (word.startswith("-") and is_secret_name(word)):
             found.append(MASK)
             hidden = False
             continue
         hidden = False
-        if word in carriers:
+        carried = _carried(program if program in _OF_PROGRAM else "")
+        switch = carried.glued.match(word)
+        if carried.next.fullmatch(word):
             hidden = True
             found.append(word)
-        elif glued is not None and word.startswith(glued) and len(word) > len(glued) and word[1] != "-":
-            found.append(glued + MASK)
+        elif switch is not None and switch.end() < len(word):
+            found.append(switch[0] + MASK)
+        elif (sets or word.endswith(":")) and is_secret_name(_last_of(word)):
+            hidden = True
+            found.append(word)
         elif word.startswith("-") and "=" not in word and " " not in word:
             hidden = is_secret_name(word)
             found.append(word if hidden else mask_text(word))
         else:
             found.append(mask_text(word))
+        # `sudo mysql …`: what it runs stands somewhere behind it.
+        name = word.rpartition("/")[2]
+        program = name if name in _OF_PROGRAM else program
+        sets = sets or word in {"config", "configure"}
     return found
 
 
@@ -163,6 +217,29 @@ def _mask_pairs(text: str) -> str:
         else:
             at = found.start("value")
     return "".join(pieces) + text[kept:]
+
+
+def _last_of(word: str) -> str:
+    """What is named there: `//registry/:_authToken`, `password:`. More than a name is none."""
+    return word.rstrip(":").rpartition(":")[2] if _NAME_ALONE.fullmatch(word) else ""
+
+
+def _mask_carried(text: str) -> str:
+    """What programs of a line carry behind short switches."""
+    found = list(_PROGRAM.finditer(text))
+    if not found:
+        return text
+    pieces = [text[: found[0].end()]]
+    for each, after in zip(found, [*found[1:], None], strict=True):
+        rest = text[each.end() : len(text) if after is None else after.end()]
+        pieces.append(_carried(each[0]).line.sub(lambda it: f"{it['switch']}{MASK}", rest))
+    return "".join(pieces)
+
+
+def _masked_setting(found: re.Match[str]) -> str:
+    if found["value"] == MASK or not is_secret_name(found["name"].rpartition(":")[2]):
+        return found[0]
+    return f"{found['before']}{MASK}"
 
 
 def _masked_switch(found: re.Match[str]) -> str:

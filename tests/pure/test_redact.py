@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import string
 
 import pytest
@@ -52,6 +53,30 @@ def test_the_value_behind_a_name_that_sounds_secret_is_masked(
     assert any(MASK in word for word in masked)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mysql -u root -pSECRET db", "mysql -h h -p SECRET", "sudo mysqldump -uroot -pSECRET db > dump",
+        "sshpass -p SECRET ssh -p 22 h", "/usr/bin/sshpass -p 'SECRET' ssh h", "cd x && sshpass -pSECRET scp a h:",
+        "curl -u bob:SECRET https://h", "curl -sSu bob:SECRET https://h", "curl -subob:SECRET https://h",
+        "curl -sb session=SECRET https://h", "curl 'https://h/?a=b&key=SECRET'", "redis-cli -h h -a SECRET ping",
+        "docker login -u me -p SECRET", "openssl rsa -in k -passin pass:SECRET", "7z a -pSECRET a.7z",
+        "unzip -P SECRET a.zip", "ssh h 'mysql -pSECRET'", "OPENAI_KEY=SECRET run",
+        "aws configure set aws_secret_access_key SECRET", "git config --global github.token SECRET",
+        "npm config set //registry.npmjs.org/:_authToken SECRET",
+        "npm config set //registry.npmjs.org/:_authToken=SECRET",
+        "kubectl create secret generic x --from-literal=pw=SECRET",
+    ],
+)  # fmt: skip
+def test_a_line_for_a_shell_hides_what_its_words_hide(line: str) -> None:
+    secret = "hunter2SECRETx"
+    whole = line.replace("SECRET", secret)
+    assert secret not in mask_text(whole)
+    assert secret not in " ".join(mask_words(shlex.split(whole)))
+    assert secret not in " ".join(mask_words(["bash", "-c", whole]))
+    assert mask_text("gh auth login --with-token <<< 'a secret'") == "gh auth login --with-token <<< ***"
+
+
 @given(st.sampled_from(_TOKENS), st.text(string.ascii_uppercase + string.digits, min_size=12, max_size=40))
 def test_tokens_of_known_shapes_are_masked_wherever_they_stand(prefix: str, rest: str) -> None:
     token = prefix + rest
@@ -98,10 +123,19 @@ def test_as_they_are_written(words: list[str], masked: list[str]) -> None:
         ["tar", "-xzf", "archive.tgz"],
         ["curl", "https://example.com:8443/a?b=c"],
         ["ssh", "-p", "22", "me@host"],
+        ["docker", "run", "-p", "8080:80", "-u", "1000", "image"],
+        ["mkdir", "-p", "a/b"],
+        ["mysql", "-h", "host", "-P", "3306", "db"],
+        ["curl", "-fsSL", "-o", "out", "-X", "PUT", "https://example.com/"],
+        ["sort", "--key=2", "file"],
+        ["git", "config", "--global", "user.name", "me"],
+        ["aws", "configure", "set", "region", "us-west-2"],
+        ["alembic", "--primary-key=id"],
     ],
 )
 def test_what_is_no_secret_stays(words: list[str]) -> None:
     assert mask_words(words) == words
+    assert mask_text(" ".join(words)) == " ".join(words)
 
 
 @given(st.lists(st.text(max_size=60), max_size=8))
@@ -117,6 +151,9 @@ def test_masking_is_done_once_and_never_fails(words: list[str]) -> None:
 
 
 @given(st.text(min_size=1, max_size=400))
+@example("config " * 50)
+@example("curl -uuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu ")
+@example("mysql -p")
 def test_it_takes_no_longer_for_odd_text(text: str) -> None:
     """Patterns that go back over a text again and again would make a command line an attack."""
     mask_text(text * 20)
