@@ -58,8 +58,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("guestd")
 #: For the last words to all who are connected.
 _FAREWELL = 2.0
-#: For the last records, of a disk that may not answer.
-_LAST_RECORDS = 1.0
 #: After READY, before anything is done that is for later.
 _SETTLED = 1.0
 #: Settings that cannot be used, as service managers know it: starting again does not help.
@@ -224,8 +222,7 @@ class _Supervisor:
                     living.start_soon(self._make_room, session, leaving)
                     await living.start(_heed_hang_ups, session)
                     await session.life.stop.run(lambda: notify(self._environ, "STOPPING=1"))
-                    with trio.move_on_after(_LAST_RECORDS):
-                        await session.telemetry.finish(session.life.stop.cause)
+                    await session.telemetry.finish(session.life.stop.cause)
                     session.relays.end()
                     living.cancel_scope.cancel()
                 accepting.cancel_scope.cancel()

@@ -116,6 +116,11 @@ class Stop:
     def _left(self, share: float) -> float:
         return max(0.0, self._due(share) - trio.current_time())
 
+    @property
+    def left(self) -> float:
+        """What is left of the time that was given."""
+        return self._left(1.0)
+
     @contextmanager
     def _until(self, share: float) -> Generator[None]:
         """Give up what is inside when its time is over, also if that is moved."""

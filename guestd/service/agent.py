@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _NAME_MAX = 64
 #: Looking at every shell of the session costs something: whoever asks more often gets the same answer.
 _FRESH = 1.0
+#: Leases of guests that the audit log tells of, a minute.
+_RECORDED, _MINUTE = 10, 60.0
 #: Of which events, and of them what, everybody may know.
 _COMMON = ("event", "n", "at", "mono")
 _PUBLIC: dict[str, tuple[str, ...]] = {
@@ -67,13 +69,36 @@ class Glance:
         return self._seen
 
 
+class Leases:
+    """Records of leases that guests take. So many a minute, of all of them together: a program of the guest is not to
+    fill the audit log until what others have done is turned out of it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._room, self._at = float(_RECORDED), 0.0
+        self._unrecorded = 0
+
+    def note(self, guest: Guest, **facts: object) -> None:
+        now = self._session.clock()[1]
+        self._room = min(float(_RECORDED), self._room + (now - self._at) * _RECORDED / _MINUTE)
+        self._at = now
+        if self._room < 1.0:
+            self._unrecorded += 1
+            return
+        self._room -= 1.0
+        observe.did("busy", f"guest {guest}", **facts, unrecorded=self._unrecorded or None)
+        self._unrecorded = 0
+
+
 class GuestOperations:
     """The table, bound to one guest."""
 
-    def __init__(self, session: Session, guest: Guest, glance: Glance) -> None:
+    def __init__(self, session: Session, guest: Guest, glance: Glance, leases: Leases) -> None:
         self._session = session
         self._guest = guest
         self._glance = glance
+        self._leases = leases
         self._table: dict[str, Callable[[Connection, Channel, Fields], None]] = {
             "busy": self._busy,
             "events": self._events,
@@ -96,14 +121,14 @@ class GuestOperations:
         by = f"{self._guest} ({name})" if name else str(self._guest)
         if not fields.has("for"):
             channel.handler = Holding(watch, watch.hold(Hold(by, inf, uid, name), bounds.leases))
-            observe.did("busy", str(self._guest), by=name or None)
+            self._leases.note(self._guest, by=name or None)
             channel.accept({"by": by})
             return
         seconds = fields.seconds("for")
         if seconds > bounds.longest_lease:
             raise fields.bad("for", f"at most {bounds.longest_lease:g} seconds (agent.longest_lease)")
         watch.hold(Hold(by, self._session.clock()[1] + seconds, uid, name), bounds.leases)
-        observe.did("busy", str(self._guest), by=name or None, seconds=seconds)
+        self._leases.note(self._guest, by=name or None, seconds=seconds)
         channel.accept({})
         channel.end({"by": by, "for": seconds})
 

@@ -77,6 +77,8 @@ class Audit:
         self._writing: list[_Note] = []
         self._closed = self._given_up = False
         self._told_before: set[tuple[object, object]] = set()
+        #: How the log was found, until that is written.
+        self._opening: Mapping[str, object] | None = None
         #: Notes that the queue had no room for: altogether, and since a record has last said so.
         self.dropped = self._untold = 0
         self.written = 0
@@ -212,9 +214,11 @@ class Audit:
             self._journal = journal
             # A kill -9 may have come between a record and the note that it was written.
             self._told_before = lately_ended(self.path) if begun["after"] == "died" else set()
-            records.append(
-                {"at": notes[0].at, "event": "log_opened", "who": "guestd", **self._identity(), **begun}
-            )
+            self._opening = {
+                "at": notes[0].at, "event": "log_opened", "who": "guestd", **self._identity(), **begun,
+            }  # fmt: skip
+        if self._opening is not None:
+            records.append(self._opening)
         if untold:
             records.append({"at": self._clock()[0], "event": "dropped", "who": "guestd", "count": untold})
         rule = self._settings.telemetry.arguments
@@ -226,7 +230,9 @@ class Audit:
             ):
                 continue
             records.append(record_of(note.at, note.event, note.who, note.facts, note.job, rule))
-        return self._journal.append(records)
+        lines = self._journal.append(records)
+        self._opening = None
+        return lines
 
     # ------------------------------------------------------------------------------------ reading
 

@@ -109,7 +109,7 @@ class Journal:
         return False
 
     def append(self, records: Iterable[Mapping[str, object]]) -> list[bytes]:
-        """Write these down; returns their lines. What was written before an OSError counts: its records are done."""
+        """Write these down, and their head; returns their lines. Behind an OSError nothing of it is there."""
         lines: list[bytes] = []
         head = self.head
         for record in records:
@@ -126,13 +126,13 @@ class Journal:
                 written = os.write(self._fd, data)
                 self._size += written
                 data = data[written:]
+            os.pwrite(self._head_fd, head_line(head), 0)
         except OSError:
             # All of them or none: the next try begins where this one began.
             os.ftruncate(self._fd, begun)
             self._size = begun
             raise
         self.head = head
-        os.pwrite(self._head_fd, head_line(head), 0)
         return lines
 
     def _put_aside(self) -> None:

@@ -54,6 +54,8 @@ _OTHERS = 0o077
 _LAG_EVERY = 1.0
 #: What a session that makes room for another version gives its last records.
 _HURRIED = 1.0
+#: For the last records, of a disk that may not answer.
+_LAST_RECORDS = 1.0
 
 
 class Telemetry:
@@ -70,6 +72,8 @@ class Telemetry:
         #: What is wrong with how it was set up; the session goes on without it.
         self._failure: str | None = None
         self._lags: list[float] = []
+        #: What is left of the time for the collector at the end, of one that has taken everything so far.
+        self._spare = 0.0
         if settings.audit.enabled:
             self.audit = Audit(settings, session.clock, self._identity)
             observe.observers.append(self.audit)
@@ -122,10 +126,15 @@ class Telemetry:
             await trio.sleep_forever()
 
     async def finish(self, why: str) -> None:
-        """The last records, and no exporter any more. Bounded by whoever calls."""
+        """The last records, and no exporter any more. Bounded by itself."""
         try:
             if self.audit is not None:
-                await self.audit.close(why)
+                with trio.move_on_after(_LAST_RECORDS):
+                    await self.audit.close(why)
+            # They say how the stop went, and hold the head of the whole log, which nobody can rewrite out there.
+            spare = min(self._spare, self._session.life.stop.left)
+            if self._outflow is not None and spare > 0.0:
+                await self._outflow.flush(spare)
         finally:
             if self._outflow is not None:
                 with trio.CancelScope(shield=True):  # bounded by itself
@@ -154,10 +163,12 @@ class Telemetry:
         self._spans.end_all("the session stopped")
         observe.observers.remove(self._spans)
         self._outflow.put(self._state)
+        begun = trio.current_time()
         with trio.move_on_after(limit):
             if self.audit is not None:
                 await self.audit.settle()
-            await self._outflow.flush(limit)
+            if await self._outflow.flush(limit):
+                self._spare = begun + limit - trio.current_time()
 
     # ------------------------------------------------------------------------------------ telling
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from guestd.errors import Forbidden, GuestdError, LimitReached
-from guestd.service.agent import Glance, Guest, GuestOperations
+from guestd.service.agent import Glance, Guest, GuestOperations, Leases
 from guestd.service.bounds import Bounds
 from guestd.service.connection import Connection
 from guestd.transport.access import credentials
@@ -65,6 +65,7 @@ class AgentDoor:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._glance = Glance(session)
+        self._leases = Leases(session)
         self._pace = Pace(_RATE, _BURST)
         self._bounds = Bounds(
             _HANDSHAKE, _FRAME, _WINDOW, _CHANNELS, _WRITE_STALL, _QUEUE, are_settings=False, quiet=True,
@@ -132,8 +133,8 @@ class AgentDoor:
         session, bounds = self._session, self._bounds
         link = NativeLink(sock, f"guest {guest}")
         connection = Connection(
-            link, bounds, GuestOperations(session, guest, self._glance), lambda: session.hello([], bounds),
-            lambda _: None,
+            link, bounds, GuestOperations(session, guest, self._glance, self._leases),
+            lambda: session.hello([], bounds), lambda _: None,
         )  # fmt: skip
         session.connections.add(connection)
         session.guests += 1

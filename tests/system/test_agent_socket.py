@@ -294,6 +294,14 @@ def test_a_program_that_does_all_it_can_costs_a_bounded_amount(server: Server) -
         assert not [why for why in found["activity"]["busy"] if why.startswith("hold")], (
             "what was held has ended"
         )
+        # Each renewal is heeded, and few are recorded: the log is for what others do as well.
+        with _guest(server) as guest:
+            for _ in range(40):
+                guest.ask("busy", **{"for": 1, "by": "again"})
+        log = host.open("audit")
+        log.end()
+        recorded = [each for each in log.events if '"who":"guest uid' in str(each.get("line"))]
+        assert 1 <= len(recorded) < 40
     assert server.log.count("\n") < 100
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,6 +212,32 @@ def test_a_place_that_cannot_be_written_costs_records_and_they_are_counted(tmp_p
         assert dropped["count"] == peer.ask("status")["audit"]["dropped"]
         assert peer.ask("audit", verify=True)["dropped"] == dropped["count"]
         assert peer.ask("status")["audit"]["failure"] is None
+
+
+def test_a_full_disk_costs_time_and_no_record(tmp_path: Path) -> None:
+    """It had room for records and none for their head: each try wrote them once more, but for the first of them all,
+    which says how the log was found.
+    """
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], check=True)
+    (tmp_path / "filler").write_bytes(bytes(60 * 1024))
+    config = f"[audit]\npath = '{tmp_path}/audit.jsonl'\n"
+    try:
+        with serving(config=config) as server, Peer(server.address) as peer:
+            peer.open("exec", argv=["true"], id="meanwhile").end()
+            assert _audit(peer) == []
+            assert "No space left" in peer.ask("status")["audit"]["failure"]
+            (tmp_path / "filler").unlink()
+            records = _audit(peer)
+            assert [each["event"] for each in records].count("log_opened") == 1
+            assert [each["event"] for each in records if each.get("job") == "meanwhile"] == [
+                "exec",
+                "job_ended",
+            ]
+            assert [each["n"] for each in records] == list(range(1, len(records) + 1))
+            report = peer.ask("audit", verify=True)
+            assert (report["whole"], report["dropped"]) == (True, 0)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
 
 
 def test_a_disk_that_does_not_answer_holds_up_neither_commands_nor_the_stop(tmp_path: Path) -> None:

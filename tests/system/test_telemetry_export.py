@@ -193,6 +193,16 @@ def test_metrics_tell_what_bills_and_alarms_are_made_of(collector: Collector) ->
         )[0].attributes["guestd.job.signal"] == "SIGTERM"  # fmt: skip
 
 
+def test_the_last_record_of_a_session_leaves_it_too(collector: Collector) -> None:
+    with exporting(collector, f"{QUICK}flush = '20s'\n[stop]\ngrace = '30s'\n") as (server, peer):
+        peer.open("exec", argv=["true"]).end()
+        assert server.stop() == 0
+        lines = (server.directory / "audit.jsonl").read_text().splitlines()
+    assert '"event":"log_closed"' in lines[-1]
+    collector.until(lambda: {each.body for each in collector.logs} >= set(lines))
+    assert collector.log("stop_ended").attributes["guestd.audit.cause"] == "signal"
+
+
 def test_records_of_the_audit_log_come_as_they_are_in_the_file(collector: Collector) -> None:
     with exporting(collector) as (server, peer):
         peer.open("exec", argv=["tool", "--token", "hunter2"], id="one").end()
