@@ -254,6 +254,8 @@ class _DirectSpawn:
         well.
         """
         adjust = self._plan.oom_score_adj != self._own_oom_score_adj
+        if not adjust and resource.getrlimit(resource.RLIMIT_NOFILE) == CHILD_NOFILE:
+            return  # it has all that by inheritance
         pending, seen = [pid], set[int]()
         while pending:
             each = pending.pop()
