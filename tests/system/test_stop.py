@@ -46,10 +46,13 @@ def _config(grace: str, cgroup: str = "auto") -> str:
 
 
 def _folders() -> set[str]:
-    """Every group of a guestd that there is on this machine."""
+    """Every group of a guestd that was started from here: it makes its own below that of whoever has started it."""
     with open("/proc/self/mountinfo") as file:
         mounts = [line.split(" ")[4] for line in file if " - cgroup2 " in line]
-    return {str(path) for mount in mounts for path in Path(mount).rglob("guestd.*")}
+    own = next(
+        line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")
+    )
+    return {str(path) for mount in mounts for path in Path(mount, own.strip("/")).glob("guestd.*")}
 
 
 @contextmanager

@@ -351,7 +351,9 @@ def test_a_normal_end_leaves_what_it_left_and_says_so_and_a_kill_ends_that_too(
 
 def test_scope_tree_lets_nothing_outlive_a_normal_end(peer: Peer, fifo: Path) -> None:
     before = living()
-    child = f'trap "" TERM; echo up; read line < {fifo}'
+    # Nobody ever writes to the second one: whoever waits there, and ignores SIGTERM, has to be killed.
+    os.mkfifo(never := f"{fifo}-never")
+    child = f'trap "" TERM; echo up; read line < {never}'
     call = peer.open(
         "exec",
         shell=f"sh -c '{child}' & setsid sh -c '{child}' & read a < {fifo}; exit 4",
@@ -359,13 +361,11 @@ def test_scope_tree_lets_nothing_outlive_a_normal_end(peer: Peer, fifo: Path) ->
         grace=GRACE,
     )
     call.lines(2)
-    with fifo.open("w") as word:
-        # A line for each of the three, whenever it comes to read: the words stay there for as long as this is open.
-        word.write("go\ngo\ngo\n")
-        word.flush()
-        result = call.end()
+    fifo.write_text("go\n")
+    result = call.end()
     assert _only(before) == {}
-    assert (result["outcome"], result["ended_by"], result["left"]["count"]) == ("exited", None, 0)
+    assert (result["outcome"], result["code"], result["ended_by"]) == ("exited", 4, None)
+    assert (result["left"]["count"], result["killed"]["count"]) == (0, 2)
 
 
 def test_a_kill_of_scope_leave_ends_the_first_process_and_names_what_it_left(peer: Peer, fifo: Path) -> None:
