@@ -44,9 +44,23 @@ def main() -> int:
         default="/opt/guestd",
         help="what DIR is called in the image (/opt/guestd): a second one is what `guestctl upgrade --` takes",
     )
+    parser.add_argument(
+        "--made-of",
+        metavar="FILE",
+        type=Path,
+        help="write there, as sha256sum does, which files of this machine went into it: with others it is another one",
+    )
     arguments = parser.parse_args()
     try:
-        _make(arguments.dir.resolve(), prefix=_checked(arguments.prefix), grpc=not arguments.without_grpc)
+        if arguments.made_of and not arguments.made_of.absolute().parent.is_dir():
+            raise CannotBuild(
+                f"--made-of {arguments.made_of}: there is no folder for it; make it, or name another"
+            )
+        taken = _make(
+            arguments.dir.resolve(), prefix=_checked(arguments.prefix), grpc=not arguments.without_grpc
+        )
+        if arguments.made_of:
+            finish.name_sources(arguments.made_of, taken)
     except CannotBuild as error:
         print(f"image/opt: {error}", file=sys.stderr)
         return FAILED
@@ -66,7 +80,8 @@ def _checked(prefix: str) -> str:
     return prefix
 
 
-def _make(target: Path, *, prefix: str, grpc: bool) -> None:
+def _make(target: Path, *, prefix: str, grpc: bool) -> list[Path]:
+    """Returns the files of this machine that it was made of."""
     if target.exists() and any(target.iterdir()) and not (target / "bin" / "guestd").exists():
         raise CannotBuild(f"{target} is there, and nothing that image/opt made: remove it, or name another")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +89,7 @@ def _make(target: Path, *, prefix: str, grpc: bool) -> None:
     with tempfile.TemporaryDirectory(prefix=".guestd-opt-", dir=target.parent) as scratch:
         tree = Path(scratch) / "tree"
         tree.mkdir()
-        interpreter = python.copy(tree)
+        interpreter, standard = python.copy(tree)
         site = packages.install(tree, ROOT, prefix, grpc=grpc)
         linker, copied = libraries.copy(tree, interpreter, prefix)
         notices.write(tree, ROOT, site, [interpreter, *copied])
@@ -89,6 +104,7 @@ def _make(target: Path, *, prefix: str, grpc: bool) -> None:
         # What was made for a temporary directory's owner alone is for everybody.
         os.chmod(target, 0o755)
     print(f"sha256:{digest}  {target}")
+    return [interpreter, *standard, *copied]
 
 
 if __name__ == "__main__":

@@ -7,9 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from errors import CannotBuild
 from python import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _HERE = Path(__file__).resolve().parent
 #: 1980: what no tool takes for a mistake, and every archive can say.
@@ -61,3 +65,9 @@ def digest(tree: Path) -> str:
         if path.is_file():
             whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
+
+
+def name_sources(path: Path, files: Iterable[Path]) -> None:
+    """Writes which files of this machine something was made of, in the form that sha256sum checks."""
+    sums = {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    path.write_text("".join(f"{value}  {name}\n" for name, value in sorted(sums.items())), encoding="utf-8")

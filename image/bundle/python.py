@@ -46,8 +46,8 @@ ENCODINGS = {
 }  # fmt: skip
 
 
-def copy(tree: Path) -> Path:
-    """The interpreter that runs this goes to bin/python, with its library. Returns where it was."""
+def copy(tree: Path) -> tuple[Path, list[Path]]:
+    """The interpreter that runs this goes to bin/python, with its library. Returns where they were."""
     if sys.implementation.name != "cpython" or sys.version_info < (3, 11):
         raise CannotBuild(f"{sys.executable} is no CPython 3.11 or newer: name another with --python")
     interpreter = Path(sys.executable).resolve()
@@ -58,9 +58,15 @@ def copy(tree: Path) -> Path:
     (tree / "bin" / "python._pth").write_text(paths, encoding="ascii")
     library = tree / "lib" / VERSION
     source = sysconfig.get_paths()["stdlib"]
-    shutil.copytree(source, library, ignore=_ignored, symlinks=False)
+    taken: list[Path] = []
+
+    def take(file: str, target: str) -> str:
+        taken.append(Path(file))
+        return shutil.copy2(file, target)
+
+    shutil.copytree(source, library, ignore=_ignored, symlinks=False, copy_function=take)
     (library / "site-packages").mkdir()
-    return interpreter
+    return interpreter, taken
 
 
 def is_left_out(name: str) -> bool:

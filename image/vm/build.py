@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image.vm import cache, debian, filesystem, initramfs, kernel, manifest, unpack
+from image.vm import cache, debian, filesystem, initramfs, inputs, kernel, manifest, unpack
 from image.vm.failure import Failure, run, say
 
 if TYPE_CHECKING:
@@ -26,7 +26,9 @@ INIT = "/opt/guestd/bin/guestd"
 #: Needed by a kernel and its init; an image that was made for a container may lack them.
 _FOLDERS = ("dev", "etc/guestd", "mnt/workspace", "proc", "root", "run", "sys", "tmp", "var", "var/tmp")
 _MODES = {"root": 0o700, "tmp": 0o1777, "var/tmp": 0o1777}
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = inputs.ROOT
+#: Beside /opt/guestd in the cache: the files of this machine that went into it.
+_MADE_OF = "made-of"
 #: panic=-1: start again at once, so that a hypervisor sees it. Then what no virtual machine has, and what makes a boot
 #: slow to look for.
 _CMDLINE = "panic=-1 quiet random.trust_cpu=on i8042.noaux i8042.nomux i8042.dumbkbd 8250.nr_uarts=1"
@@ -250,19 +252,16 @@ def _settings(config: dict[str, Any]) -> str:
 
 
 def guestd(*, grpc: bool = True) -> Path:
-    """/opt/guestd of this checkout, made by image/opt; the same checkout has it made once."""
-    inputs = sorted(
-        each
-        for place in ("guestd", "image/bundle")
-        for each in (_ROOT / place).rglob("*")
-        if each.is_file() and "__pycache__" not in each.parts
-    )
-    sums = [
-        (str(each.relative_to(_ROOT)), cache.digest(each)) for each in (*inputs, _ROOT / "pyproject.toml")
-    ]
+    """/opt/guestd of this checkout, made by image/opt; the same checkout, on the same Python, has it made once."""
 
     def make(place: Path) -> None:
         say("making /opt/guestd (once for each version of it)")
-        run(str(_ROOT / "image/opt"), str(place / "guestd"), *(() if grpc else ("--without-grpc",)))
+        run(
+            str(_ROOT / "image/opt"), str(place / "guestd"), "--made-of", str(place / _MADE_OF),
+            *(() if grpc else ("--without-grpc",)),
+        )  # fmt: skip
 
-    return cache.keep("opt", cache.named(sums, grpc), make) / "guestd"
+    def current(place: Path) -> bool:
+        return inputs.unchanged(place / _MADE_OF)
+
+    return cache.keep("opt", cache.named(inputs.of_guestd(), grpc), make, current) / "guestd"

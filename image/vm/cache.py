@@ -54,16 +54,22 @@ def locked(name: str) -> Generator[None]:
         os.close(fd)
 
 
-def keep(kind: str, name: str, make: Callable[[Path], None]) -> Path:
-    """The folder of that thing, made now if it is not there or not as it was made."""
+def keep(
+    kind: str, name: str, make: Callable[[Path], None], current: Callable[[Path], bool] = lambda _: True
+) -> Path:
+    """The folder of that thing, made now if it is not there or not as it was made.
+
+    `current`: whether one that is as it was made is what would be made now as well.
+    """
     place = folder() / kind / name
-    if _is_whole(place):
+    if _is_whole(place) and current(place):
         return place
     with locked(f"{kind}-{name}"):
-        if _is_whole(place):
+        if (whole := _is_whole(place)) and current(place):
             return place
         if place.exists():
-            say(f"{place} is not as it was made; making it anew")
+            why = "was made of something that has changed since" if whole else "is not as it was made"
+            say(f"{place} {why}; making it anew")
             shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place.parent))
@@ -78,6 +84,11 @@ def keep(kind: str, name: str, make: Callable[[Path], None]) -> Path:
             raise
         _note(place)
     return place
+
+
+def sum_of(place: Path) -> str:
+    """One digest for all that was made there."""
+    return digest(place / _SUMS)
 
 
 def kept(kind: str) -> list[Path]:

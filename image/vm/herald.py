@@ -40,6 +40,10 @@ class Herald:
     def credential(self) -> str:
         return f"vsock-stream:2:{self.port}"
 
+    def fileno(self) -> int:
+        """Readable when there is a message to read."""
+        return self._sock.fileno()
+
     def close(self) -> None:
         self._sock.close()
 
@@ -62,8 +66,8 @@ class Herald:
                 raise Failure(f"the machine has not said {word} within {seconds:.0f} s")
         return self.seen[word]
 
-    def read(self) -> None:
-        """One message; there is one."""
+    def read(self) -> dict[str, str]:
+        """One message; there is one. Its words."""
         sock, _ = self._sock.accept()
         with sock:
             sock.settimeout(_MESSAGE_SECONDS)
@@ -75,12 +79,11 @@ class Herald:
                 pass  # what was told so far counts
         text = data.decode("utf-8", "replace")
         self.messages.append(text)
-        now = time.monotonic()
-        for line in text.splitlines():
-            name, equals, value = line.partition("=")
-            if equals:
-                self.seen[name] = value
-                self.at[name] = now
+        lines = (line.partition("=") for line in text.splitlines())
+        words = {name: value for name, equals, value in lines if equals}
+        self.seen |= words
+        self.at |= dict.fromkeys(words, time.monotonic())
+        return words
 
 
 _MESSAGE_SECONDS = 5.0

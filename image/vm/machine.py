@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import math
 import os
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -25,7 +27,7 @@ from image.vm.failure import Failure, find, has, shown
 from image.vm.herald import Herald
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Self
 
     from image.vm.manifest import Manifest
@@ -33,7 +35,11 @@ if TYPE_CHECKING:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
+#: The system credential by which a guest knows whom to tell.
+TOLD_BY = "vmm.notify_socket"
 _PREFIX = "guestd-machine-"
+#: A socket's path has at most 107 bytes; the longest name in the folder is that of a port of the host's.
+_PATH_MAX = 107 - len("/vsock_4294967295")
 _CID = 3
 #: A port that the guest is told of, on which nothing else listens here.
 _HERALD_PORT = 9999
@@ -68,7 +74,7 @@ class Machine:
             self.console.touch()
             vsock = None if self.hardware.port else self._start_vsock(undo)
             share = self._start_share(undo)
-            told = {} if vsock is None else {"vmm.notify_socket": self.herald.credential}
+            told = {} if vsock is None else {TOLD_BY: self.herald.credential}
             credentials = {**told, **self.hardware.credentials}
             command = qemu.command(
                 self.manifest,
@@ -197,12 +203,25 @@ class Machine:
         self.wait_for("READY")
         return self.herald.at["READY"] - self.started
 
-    def wait_for_end(self, seconds: float = _END_SECONDS) -> int:
-        """QEMU's exit status, when the machine has switched itself off."""
-        try:
-            return self._children["qemu"].wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise Failure(f"the machine has not ended within {seconds:.0f} s; {self.last_words()}") from None
+    def wait_for_end(
+        self, seconds: float | None = _END_SECONDS, tell: Callable[[dict[str, str]], None] | None = None
+    ) -> int:
+        """QEMU's exit status, when the machine has switched itself off. What it says until then is read, whoever wants
+        to know: a host that does not would hold up its vsock when enough has been said. None waits for as long as it
+        takes.
+        """
+        due = time.monotonic() + (math.inf if seconds is None else seconds)
+        heard = [] if self.hardware.port else [self.herald.fileno()]
+        while True:
+            left = max(0.0, due - time.monotonic())
+            ready, _, _ = select.select([self._ended, *heard], [], [], None if seconds is None else left)
+            if not ready:
+                raise Failure(f"the machine has not ended within {seconds:g} s; {self.last_words()}")
+            if ready == [self._ended]:
+                return self._children["qemu"].wait()
+            words = self.herald.read()
+            if tell is not None:
+                tell(words)
 
     def power_button(self) -> None:
         self.monitor.ask("system_powerdown")
@@ -246,6 +265,11 @@ def _runtime_folder(undo: contextlib.ExitStack) -> Path:
                 os.close(fd)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
     undo.callback(shutil.rmtree, folder, ignore_errors=True)
+    if len(os.fsencode(folder)) > _PATH_MAX:
+        raise Failure(
+            f"{base} is too long a name for what a machine has its sockets in (it may have "
+            f"{_PATH_MAX - len(_PREFIX) - 9} bytes): TMPDIR=/tmp"
+        )
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     undo.callback(os.close, fd)
     fcntl.flock(fd, fcntl.LOCK_SH)

@@ -23,6 +23,10 @@ _ANSWER_SECONDS = 60.0
 _GUEST = "10.0.2.15"
 #: Only the guest's root can read what QEMU passes so.
 _TOKEN = "opt/guestd.token"
+#: What guestd asks of a token.
+_TOKEN_LEAST = 16
+#: Below, Debian's kernel has no room for its first root, and dies without a word.
+_MEMORY_LEAST = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,23 @@ class Hardware:
     reboots: bool = True
     #: More for QEMU itself.
     more: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.port and self.network != "user":
+            raise Failure(
+                f"a machine at port {self.port} of this one is reached over QEMU's user network, and its network is "
+                f'{self.network!r}: give network="user" with it, or no port, and it is reached over vsock'
+            )
+        if self.port and len(self.token) < _TOKEN_LEAST:
+            raise Failure(
+                f"a machine at port {self.port} of this one asks for a token, of at least {_TOKEN_LEAST} characters; "
+                f"this has {len(self.token)}: give token=secrets.token_hex(16)"
+            )
+        if self.cpus < 1 or self.memory < _MEMORY_LEAST:
+            raise Failure(
+                f"{self.cpus} processors and {self.memory} MB are no machine: a processor and {_MEMORY_LEAST} MB are "
+                "the least it starts with (--cpus, --memory)"
+            )
 
 
 def command(
@@ -69,7 +90,7 @@ def command(
         "-qmp", f"unix:{monitor},server=on,wait=off", "-serial", f"file:{console}",
         "-kernel", str(manifest.file("kernel")), "-initrd", str(manifest.file("initramfs")),
         "-append", cmdline(manifest, hardware),
-        "-drive", f"file={manifest.file('root')},format=raw,if=none,id=root,readonly=on",
+        "-drive", f"file={_escaped(manifest.file('root'))},format=raw,if=none,id=root,readonly=on",
         "-device", "virtio-blk-pci,drive=root",
         "-device", "virtio-rng-pci",
     ]  # fmt: skip
@@ -92,7 +113,7 @@ def command(
     elif hardware.workspace is not None:
         form = "qcow2" if hardware.workspace.suffix == ".qcow2" else "raw"
         words += [
-            "-drive", f"file={hardware.workspace},format={form},if=none,id=workspace,discard=unmap",
+            "-drive", f"file={_escaped(hardware.workspace)},format={form},if=none,id=workspace,discard=unmap",
             "-device", "virtio-blk-pci,drive=workspace,serial=workspace",
         ]  # fmt: skip
     if hardware.network == "user":
@@ -105,6 +126,11 @@ def command(
     if not hardware.reboots:
         words.append("-no-reboot")
     return [*words, *hardware.more]
+
+
+def _escaped(path: Path) -> str:
+    """In a list of QEMU's, where a comma ends a value."""
+    return str(path).replace(",", ",,")
 
 
 def cmdline(manifest: Manifest, hardware: Hardware) -> str:

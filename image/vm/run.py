@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from image.vm import manifest, vmm
 from image.vm.failure import Failure, run, say
-from image.vm.machine import Machine
+from image.vm.machine import TOLD_BY, Machine
 from image.vm.qemu import Hardware
 
 if TYPE_CHECKING:
@@ -27,10 +27,12 @@ DIR is what image/build has made. Ctrl+C, SIGTERM and the end of this program pr
 #: What guestd gives its programs, its disks and itself, and some for a slow machine.
 _STOP_SECONDS = 60.0
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+#: A journal has to fit.
+_DISK_LEAST = 16 << 20
 
 
 class _Stopped(Exception):
-    pass
+    """By a signal: its number."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,6 +69,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     given = parser.parse_args(arguments)
     found = manifest.read(given.built)
+    if not given.write and given.network not in {"none", "user"}:
+        raise Failure(
+            f"QEMU is given no TAP here ({given.network}): --network user, or --write for another hypervisor"
+        )
     hardware = Hardware(
         memory=given.memory, cpus=given.cpus, workspace=workspace_of(given.workspace), network=given.network,
         append=given.append, credentials=dict(_credential(each) for each in given.credential),
@@ -76,10 +82,6 @@ def main(arguments: Sequence[str]) -> int:
         write = vmm.firecracker if given.write == "firecracker" else vmm.cloud_hypervisor
         print(json.dumps(write(found, hardware, given.vsock), indent=1))
         return 0
-    if hardware.network not in {"none", "user"}:
-        raise Failure(
-            f"QEMU is given no TAP here ({hardware.network}): --network user, or --write for another hypervisor"
-        )
     found.check()
     return _run(found, hardware, console=given.console, as_json=given.json)
 
@@ -94,22 +96,28 @@ def add_hardware(parser: argparse.ArgumentParser) -> None:
 
 
 def _mebibytes(text: str) -> int:
-    return size(text if text[-1:] in "KMGT" else f"{text}M") >> 20
+    """Of memory; a number alone is of megabytes."""
+    return size(text, "--memory", 1 << 20) >> 20
 
 
-def size(text: str) -> int:
-    """`512M`, `10G`, a number of bytes."""
+def size(text: str, of: str, bare: int = 1) -> int:
+    """`512M`, `10G`, a number. `of`: what it was given for."""
     unit = text[-1:].upper() if text[-1:].isalpha() else ""
     digits = text[: len(text) - len(unit)]
-    if not digits.isdecimal() or unit not in _UNITS:
-        raise Failure(f"{text!r} is no size; write 512M or 10G")
-    return int(digits) * _UNITS[unit]
+    if not (digits.isascii() and digits.isdecimal()) or unit not in _UNITS:
+        raise Failure(f"{of}: {text!r} is no size; write 512M or 10G")
+    return int(digits) * (_UNITS[unit] if unit else bare)
 
 
 def _credential(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise Failure(f"--credential {text}: NAME=VALUE is wanted")
+    if name == TOLD_BY:
+        raise Failure(
+            f"--credential {text}: that one is image/run's own, which knows by it when the machine is ready; "
+            "--json prints all that it hears"
+        )
     return name, value
 
 
@@ -117,13 +125,24 @@ def workspace_of(text: str | None) -> Path | None:
     """The folder or the disk; a disk that is not there is made, with the label that the guest looks for."""
     if text is None:
         return None
-    name, colon, wanted = text.rpartition(":")
-    path = Path(name if colon else text).absolute()
-    if path.is_dir() or path.is_file():
+    if not text:
+        raise Failure("--workspace: a folder is wanted, or a file that is a disk or becomes one")
+    # A name with a colon in it is one, when there is something of that name.
+    whole = Path(text).absolute()
+    name, colon, wanted = ("", "", "") if whole.exists() else text.rpartition(":")
+    path = Path(name).absolute() if colon else whole
+    if path.is_dir() and "," in str(path):
+        raise Failure(f"--workspace {path}: virtiofsd shares no folder with a comma in its name")
+    if path.is_dir() or path.is_file() or path.is_block_device():
         return path
+    if path.exists() or path.is_symlink():
+        raise Failure(f"--workspace {path}: neither a folder nor a disk; give another name, or remove it")
     if not path.parent.is_dir():
-        raise Failure(f"there is no folder {path.parent} for the workspace {path.name}")
-    make_disk(path, size(wanted) if colon else 10 << 30)
+        raise Failure(f"--workspace {path}: there is no folder {path.parent}; make it, or name another")
+    length = size(wanted, f"--workspace {text}") if colon else 10 << 30
+    if length < _DISK_LEAST:
+        raise Failure(f"--workspace {text}: a disk of {length} bytes holds nothing; write 512M or 10G")
+    make_disk(path, length)
     return path
 
 
@@ -143,34 +162,44 @@ def make_disk(path: Path, length: int) -> None:
 
 
 def _run(found: manifest.Manifest, hardware: Hardware, *, console: bool, as_json: bool) -> int:
+    signals = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
     def stop(number: int, _frame: object) -> None:
+        for each in signals:
+            # The second one is not patient.
+            signal.signal(each, signal.SIG_DFL)
         raise _Stopped(number)
 
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    def tell(words: dict[str, str]) -> None:
+        if as_json:
+            print(json.dumps({"told": words}), flush=True)
+
+    for number in signals:
         signal.signal(number, stop)
-    with contextlib.ExitStack() as undo:
-        machine = undo.enter_context(Machine(found, hardware))
-        try:
-            if console:
-                tail = subprocess.Popen(["tail", "-c", "+1", "-F", machine.console], stdout=sys.stderr)
-                undo.callback(tail.wait)
-                undo.callback(tail.kill)
-            took = machine.wait_until_ready()
-            if as_json:
-                print(
-                    json.dumps(
-                        {"address": machine.address, "ready": round(took, 3), "pid": machine.pid("qemu")}
-                    )
-                )
-            else:
-                say(f"the machine is ready after {took:.1f} s")
-                print(f"guestctl --to {machine.address} shell")
-            sys.stdout.flush()
-            while True:
-                with contextlib.suppress(Failure):
-                    return machine.wait_for_end(3600.0)
-        except _Stopped:
-            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL)
-            machine.power_button()
-            return machine.wait_for_end(_STOP_SECONDS)
+    machine = Machine(found, hardware)
+    try:
+        with machine, contextlib.ExitStack() as undo:
+            try:
+                if console:
+                    tail = subprocess.Popen(["tail", "-c", "+1", "-F", machine.console], stdout=sys.stderr)
+                    undo.callback(tail.wait)
+                    undo.callback(tail.kill)
+                _announce(machine, machine.wait_until_ready(), as_json=as_json)
+                return machine.wait_for_end(None, tell)
+            except _Stopped:
+                # One that is still starting does not hear its button yet.
+                machine.wait_until_ready()
+                machine.power_button()
+                return machine.wait_for_end(_STOP_SECONDS, tell)
+    except _Stopped as stopped:
+        # There was no machine yet.
+        return 128 + int(stopped.args[0])
+
+
+def _announce(machine: Machine, took: float, *, as_json: bool) -> None:
+    if as_json:
+        where = {"address": machine.address, "ready": round(took, 3), "pid": machine.pid("qemu")}
+        print(json.dumps({**where, "told": machine.herald.seen}), flush=True)
+    else:
+        say(f"the machine is ready after {took:.1f} s")
+        print(f"guestctl --to {machine.address} shell", flush=True)

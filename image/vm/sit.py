@@ -7,6 +7,8 @@ comes back to it. The command's status is this program's; 125 when there was no 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -17,14 +19,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image.vm import build, cache, debian, manifest
+from image.vm import build, cache, debian, inputs, manifest
 from image.vm.failure import Failure, say
 from image.vm.machine import Machine
 from image.vm.qemu import Hardware
-from image.vm.run import add_hardware, make_disk, size, workspace_of
+from image.vm.run import add_hardware, make_disk, workspace_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 USAGE = """\
 image/try --vm [options]                 a machine of its own, and a shell in it
@@ -37,7 +39,7 @@ guestd is PID 1 of this machine (ready after {took:.1f} s), and this is a shell 
 From another terminal on the host:
     {guestctl} --to {address} shell
 `exit` switches the machine off."""
-_WORKSPACE_SIZE = "10G"
+_WORKSPACE_SIZE = 10 << 30
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _STOP_SECONDS = 60.0
 
@@ -55,20 +57,24 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(words[:at])
     command = words[at + 1 :]
     if given.forget:
-        shutil.rmtree(_kept(given.forget), ignore_errors=True)
-        return 0
-    found = manifest.read(given.image or machine())
-    with tempfile.TemporaryDirectory(prefix="guestd-try-") as scratch:
-        if given.workspace:
+        return _forget(given.forget)
+    if given.keep and given.workspace:
+        raise Failure(
+            f"--keep {given.keep} and --workspace {given.workspace} are two workspaces, and a machine has one: a "
+            "folder or a disk of yours stays as well, so --workspace is enough"
+        )
+    with contextlib.ExitStack() as undo:
+        # Before a machine is made: one that cannot be had is not waited for.
+        place = undo.enter_context(_held(given.keep)) if given.keep else None
+        found = manifest.read(given.image or machine())
+        if given.workspace is not None:
             workspace, what = workspace_of(given.workspace), f"{given.workspace}, of the host's"
-        elif given.keep:
-            workspace, what = _kept(given.keep) / "workspace.img", f"kept as {given.keep}"
         else:
-            workspace, what = Path(scratch) / "workspace.img", "empty, gone when you leave"
-        assert workspace is not None
-        if not workspace.exists():
-            workspace.parent.mkdir(parents=True, exist_ok=True)
-            make_disk(workspace, size(_WORKSPACE_SIZE))
+            what = f"kept as {given.keep}" if place else "empty, gone when you leave"
+            scratch = undo.enter_context(tempfile.TemporaryDirectory(prefix="guestd-try-"))
+            workspace = (place or Path(scratch)) / "workspace.img"
+            if not workspace.exists():
+                make_disk(workspace, _WORKSPACE_SIZE)
         hardware = Hardware(
             memory=given.memory, cpus=given.cpus, workspace=workspace, network="user" if given.network else "none",
             # It ends when its shell does, and not before, however long that is left alone.
@@ -80,8 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 def machine() -> Path:
     """The one that is tried: a Debian with this checkout's guestd. It is made once for each version of that."""
     opt = build.guestd(grpc=False)
-    code = sorted(each for each in Path(__file__).parent.iterdir() if each.suffix in {".py", ".sh"})
-    name = cache.named(opt.parent.name, debian.PACKAGES, [cache.digest(each) for each in code])
+    name = cache.named(cache.sum_of(opt.parent), debian.PACKAGES, inputs.of_machine())
 
     def make(place: Path) -> None:
         say("making a machine (once for each version of guestd)")
@@ -102,9 +107,42 @@ def _drop(_number: int, _frame: object) -> None:
 
 def _kept(name: str) -> Path:
     if not _NAME.fullmatch(name):
-        raise Failure(f"{name!r} is no name: letters, digits, dots, dashes and underscores")
+        raise Failure(
+            f"{name!r} is no name for a workspace that is kept: at most 64 letters, digits, dots, dashes and "
+            "underscores, a letter or a digit first"
+        )
     base = os.environ.get("XDG_STATE_HOME") or os.path.join(os.environ.get("HOME") or "/tmp", ".local/state")
     return Path(base, "guestd", "machines", name)
+
+
+@contextlib.contextmanager
+def _held(name: str) -> Generator[Path]:
+    """Its folder, and nobody else has it meanwhile: a disk is one machine's at a time."""
+    place = _kept(name)
+    place.mkdir(parents=True, exist_ok=True)
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failure(
+                f"{name} is running, and its workspace is one machine's at a time: leave that one, or take another name"
+            ) from None
+        yield place
+    finally:
+        with contextlib.suppress(OSError):
+            place.rmdir()  # where no disk came to be
+        os.close(fd)
+
+
+def _forget(name: str) -> int:
+    place = _kept(name)
+    if not place.is_dir():
+        there = sorted(each.name for each in place.parent.glob("*"))
+        raise Failure(f"nothing is kept as {name}; what is kept: {', '.join(there) or 'nothing'}")
+    with _held(name):
+        shutil.rmtree(place)
+    return 0
 
 
 def _sit(found: manifest.Manifest, hardware: Hardware, command: Sequence[str], what: str) -> int:

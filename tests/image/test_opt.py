@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from image.vm import inputs
 from tests.image.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -20,9 +21,11 @@ _EPOCH = 315532800.0
 PREFIX = "/opt/guestd-2"
 
 
-def _make(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def _make(
+    target: Path, *options: str | Path, root: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [ROOT / "image" / "opt", target, "--without-grpc", "--prefix", PREFIX],
+        [root / "image" / "opt", target, "--without-grpc", "--prefix", PREFIX, *options],
         env=os.environ | environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -31,16 +34,37 @@ def _make(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One, and the digest that was printed."""
     place = tmp_path_factory.mktemp("opt")
-    done = _make(place)
+    done = _make(place, "--made-of", place.with_name("made-of"))
     assert done.returncode == 0, done.stderr
     return place, done.stdout.splitlines()[-1].split()[0]
 
 
 def test_the_same_inputs_give_the_same_bytes(made: tuple[Path, str], tmp_path: Path) -> None:
-    again = _make(tmp_path / "deeper" / "opt", TZ="Asia/Tokyo", PYTHONHASHSEED="7", LC_ALL="C")
+    """The second time it has of the checkout what a cached one is known by, and nothing else: so that is all of it."""
+    root = tmp_path / "checkout"
+    for each in inputs.files_of_guestd():
+        copy = root / each.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(each, copy)
+    again = _make(tmp_path / "deeper" / "opt", root=root, TZ="Asia/Tokyo", PYTHONHASHSEED="7", LC_ALL="C")
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1].split()[0] == made[1]
     assert {path.stat().st_mtime for path in made[0].rglob("*")} == {_EPOCH}
+
+
+def test_it_says_what_of_this_machine_went_into_it(made: tuple[Path, str]) -> None:
+    """Each library and each module of Python's; with another one it would be another tree."""
+    tree, made_of = made[0], made[0].with_name("made-of")
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", made_of], check=True)
+    assert inputs.unchanged(made_of)
+    named = [line.split("  ", 1)[1] for line in made_of.read_text().splitlines()]
+    assert os.path.realpath(inputs.INTERPRETER) in named
+    stems = {os.path.basename(each).split(".")[0] for each in named}
+    (library,) = tree.glob("lib/python*")
+    of_python = (each for each in library.rglob("*") if "site-packages" not in each.parts)
+    bundled = {each.name.split(".")[0] for each in (*tree.glob("lib/*"), *of_python) if each.is_file()}
+    assert len(bundled) > 250
+    assert bundled <= stems
 
 
 def test_what_somebody_else_has_made_is_left_alone(tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_the_commands_status_comes_back(environment: dict[str, str]) -> None:
     assert _try(environment, "--", "no-such-program").returncode == 127
 
 
+def test_a_machine_of_ones_own_is_asked_for_by_the_same_line(environment: dict[str, str]) -> None:
+    """As far as one can see without one: the tier vm has them."""
+    done = _try(environment, "--vm", "--keep", "no/name", "--", "true")
+    assert (done.returncode, b"'no/name' is no name" in done.stderr) == (125, True), done.stderr
+    assert b"--keep NAME" in _try(environment, "--vm", "--help").stdout
+
+
 def test_output_and_input_are_the_commands_own(environment: dict[str, str]) -> None:
     every_byte = bytes(range(256)) * 100
     done = _try(environment, "--", "sh", "-c", "cat; echo err >&2", stdin=every_byte)

@@ -28,8 +28,15 @@ class Tty:
     """See the module. Used as a context: at its end the program and the terminal are gone."""
 
     def __init__(
-        self, argv: Sequence[str], env: Mapping[str, str], *, columns: int = 80, rows: int = 24
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        columns: int = 80,
+        rows: int = 24,
+        patience: float = PATIENCE,
     ) -> None:
+        self.patience = patience
         self.master, self.slave = os.openpty()
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
         self.at_rest = termios.tcgetattr(self.slave)
@@ -50,7 +57,7 @@ class Tty:
             self.process.wait()
             for each in children:
                 # Who helps up a terminal whose program was killed is gone when it has.
-                assert select.select([each], [], [], PATIENCE)[0], "a child of it stays"
+                assert select.select([each], [], [], self.patience)[0], "a child of it stays"
                 os.close(each)
         for fd in (self.master, self.slave):
             if fd >= 0:
@@ -67,7 +74,7 @@ class Tty:
         """As fast as they are taken; what is shown meanwhile is read."""
         rest = keys.encode() if isinstance(keys, str) else keys
         while rest:
-            readable, writable, _ = select.select([self.master], [self.master], [], PATIENCE)
+            readable, writable, _ = select.select([self.master], [self.master], [], self.patience)
             if readable:
                 self._read()
             elif writable:
@@ -100,7 +107,7 @@ class Tty:
 
     def wait_until(self, condition: Callable[[], Any]) -> None:
         """For what has no sound: the state of the terminal. Looks whenever something came, and now and then."""
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + self.patience
         while not condition():
             assert time.monotonic() < deadline, f"it never came to be; last: {self.seen[-2000:]!r}"
             if select.select([self.master], [], [], 0.01)[0]:
@@ -111,12 +118,12 @@ class Tty:
         pidfd = os.pidfd_open(self.process.pid)
         try:
             while True:
-                ready = select.select([self.master, pidfd], [], [], PATIENCE)[0]
+                ready = select.select([self.master, pidfd], [], [], self.patience)[0]
                 assert ready, f"it goes on; last: {self.seen[-2000:]!r}"
                 if self.master in ready:
                     self._read()
                 else:
-                    return self.process.wait(PATIENCE)
+                    return self.process.wait(self.patience)
         finally:
             os.close(pidfd)
 
@@ -135,7 +142,7 @@ class Tty:
         return termios.tcgetattr(self.slave) == self.at_rest
 
     def _read(self) -> bool:
-        ready, _, _ = select.select([self.master], [], [], PATIENCE)
+        ready, _, _ = select.select([self.master], [], [], self.patience)
         assert ready, f"nothing more came; last: {self.rest_of_it[-2000:]!r}"
         try:
             data = os.read(self.master, 65536)

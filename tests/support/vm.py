@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import socket
+import subprocess
 import sys
 import time
 from functools import cache
@@ -144,6 +145,19 @@ def disk(path: Path, mebibytes: int = 256) -> Path:
     """A workspace disk, as `image/run --workspace FILE` makes one."""
     make_disk(path, mebibytes << 20)
     return path
+
+
+def check_disk(path: Path) -> None:
+    """Nothing was left to mend: e2fsck's status is 0 for a file system that is clean, and was unmounted."""
+    done = subprocess.run(
+        [find("e2fsck"), "-fn", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "recovering journal" not in done.stdout + done.stderr
 
 
 def main() -> int:

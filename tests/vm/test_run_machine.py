@@ -1,0 +1,207 @@
+"""`image/run`: a machine that is started, reached and stopped as a command, and whose workspace stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from image.vm import manifest
+from image.vm.failure import Failure, find
+from image.vm.qemu import Hardware
+from image.vm.run import workspace_of
+from tests.support import vm
+from tests.support.peer import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+#: It is well when somebody says so.
+WORKLOAD = (
+    "guestd.workload.command='exec sleep 1000000' guestd.workload.health='command:test -e /run/well' "
+    "guestd.workload.health_interval=500ms"
+).replace("'", '"')
+
+
+def _command(*words: str | Path) -> list[str]:
+    return [str(ROOT / "image/run"), *map(str, words)]
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHON": sys.executable, **more}
+
+
+class Runner:
+    """One that runs. What it prints is one JSON object a line: where the machine is, then what that tells."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.where = self._next()
+        self.told: dict[str, str] = self.where["told"]
+
+    def _next(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"it ended with {self.process.wait()}: {self.why()}")
+        return json.loads(line)
+
+    def hear(self, word: str) -> str:
+        """Until the machine has told that."""
+        while word not in self.told:
+            self.told |= self._next()["told"]
+        return self.told[word]
+
+    def why(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    return tmp_path / "work.img"
+
+
+@pytest.fixture
+def runner(disk: Path) -> Iterator[Runner]:
+    # A short path, and nobody else's: it is empty again at the end.
+    with tempfile.TemporaryDirectory(prefix="vm-") as place:
+        command = _command(
+            vm.built().folder, "--workspace", f"{disk}:64M", "--memory", "512", "--json", "--append", WORKLOAD
+        )
+        with subprocess.Popen(
+            command, env=_environment(TMPDIR=place),
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            try:
+                yield Runner(process)
+            finally:
+                process.kill()
+        assert os.listdir(place) == []
+
+
+def _in_it(runner: Runner, shell: str) -> str:
+    with Peer(runner.where["address"]) as peer:
+        peer.sock.settimeout(vm.PATIENCE)
+        call = peer.open("exec", shell=shell, user="root")
+        end = call.end()
+    assert (end["outcome"], end["code"]) == ("exited", 0), (end, call.stderr)
+    return call.stdout.decode()
+
+
+def test_it_is_reached_and_its_workload_is_well_and_it_is_stopped(runner: Runner, disk: Path) -> None:
+    assert runner.where["ready"] > 0
+    assert Path(f"/proc/{runner.where['pid']}/comm").read_text().startswith("qemu-system")
+    assert runner.told["READY"] == "1"
+    assert _in_it(runner, "cat /proc/1/comm; stat -f -c %T /mnt/workspace") == "guestd\next2/ext3\n"
+    started = int(runner.hear("X_GUESTD_WORKLOAD_USEC"))
+    # It is told when it is well, and no sooner.
+    assert "X_GUESTD_HEALTHY_USEC" not in runner.told
+    before = float(_in_it(runner, "cut -d' ' -f1 /proc/uptime; touch /run/well"))
+    well = int(runner.hear("X_GUESTD_HEALTHY_USEC"))
+    assert 0 < started / 1e6 < before < well / 1e6 + 0.01
+    status = subprocess.run(
+        [sys.executable, "-m", "guestd.ctl", "--to", runner.where["address"], "status"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    (line,) = (each for each in status.splitlines() if each.startswith("started "))
+    names = [part.split(" +")[0] for part in line.removeprefix("started").strip().split(", ")]
+    assert names == ["init", "listening", "serve started", "ready", "workload", "healthy"]
+    assert line.endswith(f"; {well / 1e6:.3f} s after the kernel began"), (line, well)
+
+    _in_it(runner, "echo kept >/mnt/workspace/kept")
+    runner.process.terminate()
+    assert (runner.hear("STOPPING"), runner.hear("X_GUESTD_END")) == ("1", "power-off")
+    assert runner.process.wait(vm.PATIENCE) == 0, runner.why()
+    vm.check_disk(disk)
+    kept = subprocess.run([find("debugfs"), "-R", "cat kept", str(disk)], capture_output=True, check=True)
+    assert kept.stdout == b"kept\n"
+
+
+# ------------------------------------------------------------------------------------------------- what cannot be done
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What image/build has made, as far as somebody looks before a machine is started."""
+    place = tmp_path_factory.mktemp("built")
+    (place / "root").write_text("root")
+    fields: dict[str, Any] = {part: manifest.describe(place, place / "root") for part in ("kernel", "root")}
+    manifest.write(
+        place, {**fields, "vmlinux": None, "initramfs": None, "cmdline": "", "ports": {"guestd": 1024}}
+    )
+    return place
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "told"),
+    [
+        ([], 2, "the following arguments are required: DIR"),
+        (["/nowhere"], 125, "/nowhere: No such file or directory; image/build makes one"),
+        (["BUILT", "--memory", "much"], 125, "--memory: 'much' is no size; write 512M or 10G"),
+        (["BUILT", "--memory", "1M"], 125, "2 processors and 1 MB are no machine"),
+        (["BUILT", "--cpus", "0"], 125, "0 processors and 1024 MB are no machine"),
+        (["BUILT", "--network", "tap0"], 125, "QEMU is given no TAP here (tap0): --network user, or --write"),
+        (["BUILT", "--credential", "one"], 125, "--credential one: NAME=VALUE is wanted"),
+        (["BUILT", "--credential", "vmm.notify_socket=x"], 125, "that one is image/run's own"),
+        (["BUILT", "--workspace", ""], 125, "--workspace: a folder is wanted, or a file that is a disk"),
+        (["BUILT", "--workspace", "BUILT/no/disk"], 125, "/no; make it, or name another"),
+        (["BUILT", "--workspace", "BUILT/disk:big"], 125, "disk:big: 'big' is no size; write 512M or 10G"),
+        (["BUILT", "--workspace", "BUILT/disk:9"], 125, "a disk of 9 bytes holds nothing"),
+        (["BUILT", "--workspace", "/dev/null"], 125, "--workspace /dev/null: neither a folder nor a disk"),
+        (["BUILT", "--write", "firecracker"], 125, "install lz4 and zstd, and build again"),
+        (["BUILT", "--write", "xen"], 2, "invalid choice: 'xen'"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_made(
+    built: Path, words: list[str], status: int, told: str
+) -> None:
+    before = sorted(os.listdir(built))
+    done = subprocess.run(
+        _command(*(word.replace("BUILT", str(built)) for word in words)),
+        env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, told in done.stderr) == (status, "", True), done.stderr
+    assert sorted(os.listdir(built)) == before
+
+
+def test_a_disk_of_the_hosts_is_taken_as_it_is_and_so_is_a_name_with_a_colon(tmp_path: Path) -> None:
+    """An image was made in the place of a block device."""
+    node = tmp_path / "disk"
+    os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(7, 250))
+    named = tmp_path / "a:b"
+    named.mkdir()
+    assert (workspace_of(str(node)), workspace_of(str(named))) == (node, named)
+    assert node.is_block_device()
+    assert sorted(os.listdir(tmp_path)) == ["a:b", "disk"]
+
+
+def test_a_file_that_is_not_the_one_that_was_made_is_not_started(built: Path) -> None:
+    (built / "root").write_text("RooT")
+    done = subprocess.run(_command(built), env=_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, "is not the file that was made (its digest differs)" in done.stderr) == (
+        125,
+        True,
+    )
+    (built / "root").unlink()
+    done = subprocess.run(_command(built), env=_environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, "root is missing; build it again: image/build" in done.stderr) == (125, True)
+
+
+def test_a_port_of_this_machines_takes_its_network_and_a_token() -> None:
+    token = "0123456789abcdef"
+    with pytest.raises(
+        Failure, match=r"over QEMU's user network, and its network is 'none': give network=.user."
+    ):
+        Hardware(port=5000, token=token)
+    with pytest.raises(Failure, match="asks for a token, of at least 16 characters; this has 15"):
+        Hardware(port=5000, network="user", token=token[1:])
+    assert Hardware(port=5000, network="user", token=token).port == 5000
