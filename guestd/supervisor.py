@@ -77,7 +77,7 @@ def serve(settings: Settings) -> int:
     # What counts until trio listens, and again in the last moments, when nobody does: Python's own handlers would end
     # this process in the middle of its end.
     early: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: early.append(number))
     try:
         access = Access(settings)
@@ -220,7 +220,7 @@ class _Supervisor:
                     living.start_soon(_prepare)
                     living.start_soon(self._heed, session, signals)
                     living.start_soon(self._make_room, session, leaving)
-                    await living.start(_heed_hang_ups, session)
+                    await living.start(_heed_hang_ups, session, self._early)
                     await session.life.stop.run(lambda: notify(self._environ, "STOPPING=1"))
                     await session.telemetry.finish(session.life.stop.cause)
                     session.relays.end()
@@ -306,10 +306,16 @@ class _Supervisor:
         """A signal stops the session; a second one takes the grace away."""
         stop = session.life.stop
         while True:
-            if not self._early:
+            if not self._early_stop():
                 await _first(signals)
-            self._early.clear()
             stop.ask("signal", grace=0.0 if stop.asked.is_set() else None)
+
+    def _early_stop(self) -> bool:
+        """Was it asked for before trio listened? SIGHUP is not that: see `_heed_hang_ups`."""
+        found = [number for number in self._early if number != signal.SIGHUP]
+        for number in found:
+            self._early.remove(number)
+        return bool(found)
 
     def _tell_init(self, session: Session) -> None:
         from guestd.lifecycle.machine import tell_init
@@ -321,14 +327,19 @@ class _Supervisor:
 
 
 async def _heed_hang_ups(
-    session: Session, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    session: Session, early: list[int], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """SIGHUP: read the settings again. That is what an upgrade to the same version does, and nothing else notices.
     Where there can be none, it is what a hang-up has always been, and the session stops.
     """
     with trio.open_signal_receiver(signal.SIGHUP) as signals:
         task_status.started()
-        async for _ in signals:
+        while True:
+            # One that came right behind READY is in `early`: without a handler it was the end of the supervisor.
+            if signal.SIGHUP in early:
+                early.remove(signal.SIGHUP)
+            else:
+                await anext(signals)
             try:
                 await session.upgrade.prepare(None)
             except Unsupported:

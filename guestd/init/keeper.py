@@ -81,6 +81,8 @@ class Keeper:
         self._started_at = 0.0
         self._status_text = ""
         self._ever_ready = False
+        #: SIGHUP came before the serve that runs was ready.
+        self._hang_up_waits = False
         self._strangers = 0
         self._losing = False
         #: A service manager above us: where it listens, if there is one.
@@ -127,6 +129,7 @@ class Keeper:
             return
         self.sock, self._theirs = ours, theirs
         self._started_at = now
+        self._hang_up_waits = False
         self._status_text = ""
         self._watch = life.Watch(ready_timeout=init.ready_timeout, watchdog=init.watchdog, now=now)
         stored = f" with {len(self.store)} stored descriptors" if len(self.store) else ""
@@ -210,6 +213,8 @@ class Keeper:
         self._before = None
         self._say(f"serve is ready after {(now - self._started_at) * 1000:.0f} ms")
         self._tell_above("READY=1")
+        if self._hang_up_waits:
+            os.kill(self.pid, signals.HUP)
         if self.stopping:
             os.kill(self.pid, signals.TERM)
 
@@ -283,6 +288,9 @@ class Keeper:
         words = f"serve (pid {pid}) ended: {reap.in_words(status)}"
         if ready_for is None:
             words += ", before it was ready"
+            if self.stopping and os.WIFSIGNALED(status) and os.WTERMSIG(status) == signals.TERM:
+                # It was told before it could listen, and there was nothing yet to end: the stop went as was asked.
+                self.last_status = 0
         if self._status_text and status:
             words += f'; it last said "{self._status_text}"'
         if self.stopping and ready_for is not None and os.waitstatus_to_exitcode(status) == reap.HAND_OVER:
@@ -355,10 +363,18 @@ class Keeper:
         return self.settings.stop.grace + _LAST_STEPS
 
     def stop(self) -> None:
-        """Ask it to stop, again if need be; the caller bounds how long that takes."""
+        """Ask it to stop, again if need be; the caller bounds how long that takes.
+
+        One that is not ready may not listen yet, and would die of being asked. Where another one has left it something
+        to end in order, it hears of the stop when it is ready.
+        """
         self.rest()
-        if self.pid:
+        if self._is_up or (self.pid and not len(self.store)):
             os.kill(self.pid, signals.TERM)
+
+    @property
+    def _is_up(self) -> bool:
+        return self._watch is not None and self._watch.ready_at is not None
 
     def rest(self) -> None:
         """Start no other one, and leave this one's time to the caller."""
@@ -371,8 +387,11 @@ class Keeper:
             os.kill(self.pid, signals.KILL)
 
     def reload(self) -> None:
-        if self.pid:
+        """One that is not ready would die of it, and hears of it when it is."""
+        if self._is_up:
             os.kill(self.pid, signals.HUP)
+        else:
+            self._hang_up_waits = bool(self.pid)
 
 
 def _pair() -> tuple[_socket.socket, _socket.socket]:

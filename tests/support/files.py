@@ -104,10 +104,12 @@ def environment() -> dict[str, str]:
 def agents_of(server: Server) -> list[int]:
     """The file processes of a guestd."""
     found: list[int] = []
-    with open(f"/proc/{server.pid}/task/{server.pid}/children", encoding="ascii") as file:
-        children = [int(word) for word in file.read().split()]
+    children: list[int] = []
     for thread in os.listdir(f"/proc/{server.pid}/task"):
-        with open(f"/proc/{server.pid}/task/{thread}/children", encoding="ascii") as file:
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),  # it has ended meanwhile
+            open(f"/proc/{server.pid}/task/{thread}/children", encoding="ascii") as file,
+        ):
             children += [int(word) for word in file.read().split()]
     for pid in set(children):
         with (

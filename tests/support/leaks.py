@@ -42,7 +42,7 @@ _libc = ctypes.CDLL(None)
 KINDS = ("fd", "process", "mount", "thread")
 
 #: How long something that is provably ending may take. Reached only by a failure, or a machine at a standstill.
-_ENDING = 5.0
+_ENDING = 30.0
 #: There is no event for "reaped by somebody else" or "the thread's last instruction"; this is how often we look.
 _LOOK_AGAIN = 0.001
 

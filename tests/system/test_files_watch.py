@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from guestd.client import Backoff, connect
 from guestd.client.copying import Terms
 from guestd.client.watching import watch
 from guestd.errors import LimitReached, NotFound
+from guestd.storage.file_coalescing import QUIET
 from tests.support.commands import NOBODY, public_folder
 from tests.support.files import NAMES, agents_of, asking, mounted_tmpfs
 from tests.support.survivor import SECONDS, surviving
@@ -58,7 +60,7 @@ class Told:
 
     async def until(self, name: str, path: str, *, or_else: str = "") -> Event:
         """Up to that event."""
-        with trio.fail_after(20):
+        with trio.fail_after(30):
             while (event := await self.next())["event"] not in {name, or_else} or event.get("path") != path:
                 pass
         return event
@@ -158,12 +160,14 @@ async def test_moves_across_the_edge_are_comings_and_goings(tmp_path: Path) -> N
 
 async def test_a_file_written_ten_thousand_times_is_a_handful_of_events(tmp_path: Path) -> None:
     async with asking() as (_, client), watching(client, tmp_path) as told:
+        begun = time.monotonic()
         with (tmp_path / "log").open("wb", buffering=0) as file:
             for _ in range(10_000):
                 file.write(b"x")
         await settled(told, tmp_path)
         assert told.kinds("log")[0] == "created"
-        assert len(told.kinds("log")) < 40
+        # One for each time that it was quiet for so long, as it is where a machine is slow.
+        assert len(told.kinds("log")) < 40 + (time.monotonic() - begun) / QUIET
 
 
 async def test_what_is_ignored_is_not_watched(tmp_path: Path) -> None:
@@ -223,7 +227,7 @@ async def test_more_than_can_be_told_is_a_rescan(tmp_path: Path) -> None:
                 (tmp_path / f"d{number}").mkdir()
                 (tmp_path / f"d{number}/f").touch()
             os.kill(pid, 18)
-            with trio.fail_after(20):
+            with trio.fail_after(30):
                 while (await told.next())["event"] != "listed":
                     pass
             await settled(told, tmp_path)
@@ -244,9 +248,12 @@ async def test_who_does_not_read_costs_no_memory_and_gets_a_rescan(tmp_path: Pat
         with mounted_tmpfs(folder, "size=64m"):
             async with watching(client, folder) as told:
                 (pid,) = agents_of(server)
-                before = _memory(pid)
                 for number in range(100):
                     (folder / f"d{number}").mkdir()
+                # Each is watched by now: what becomes of them is told, and not found when they are looked into.
+                await settled(told, folder)
+                before = _memory(pid)
+                for number in range(100):
                     for file in range(300):
                         os.close(os.open(folder / f"d{number}/{file}", os.O_CREAT))
                 assert _memory(pid) - before < 30 << 20
@@ -265,7 +272,7 @@ def _memory(pid: int) -> int:
 async def test_limits_are_told(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"d{number}").mkdir()
-    async with asking('files.watches = 8\nfiles.watchers = 1\nfiles.wait = "500ms"') as (_, client):
+    async with asking('files.watches = 8\nfiles.watchers = 1\nfiles.wait = "2s"') as (_, client):
         with pytest.raises(LimitReached, match=r"--ignore some, watch less, or raise files\.watches"):
             async with watching(client, tmp_path):
                 pass
@@ -290,7 +297,7 @@ async def test_it_ends_when_what_is_watched_is_gone(tmp_path: Path) -> None:
     async with asking() as (_, client), watching(client, tmp_path / "w") as told:
         (tmp_path / "w/x").touch()
         shutil.rmtree(tmp_path / "w")
-        with trio.fail_after(10):
+        with trio.fail_after(30):
             while (await told.next())["event"] != "gone":
                 pass
         assert "x" not in told.paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.init import ROOT, SECONDS, booted
+from tests.system.test_init_keep import faulty
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from tests.support.init import Guest
 
 HALT, POWER_OFF, REBOOT = (signal.SIGRTMIN + each for each in (3, 4, 5))
@@ -36,6 +40,8 @@ def leave(ignore):
     os.read(told, 1)
     os.close(told)
 """
+#: For a test to find PID 1 at its very end, however slow the test is: what is left has all the time there is.
+PATIENT = "import guestd.init.end as end; end.TERM_SECONDS = 120.0"
 
 
 def milliseconds(line: str) -> int:
@@ -93,6 +99,57 @@ def test_a_signal_before_serve_is_ready() -> None:
     with booted(begin="notify('STATUS=x'); print('HERE', flush=True); signal.pause()", ready=False) as guest:
         guest.wait_for("HERE")
         assert guest.stop() == 0
+
+
+#: One that another has left something cannot listen before the test says so: as while Python starts.
+DEAF = """
+if descriptors("left"):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    print("HERE", flush=True)
+    open(os.environ["GUESTD_RUNTIME_DIR"] + "/go").read()
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, lambda *_: print("RELOAD", flush=True))
+"""
+
+
+@contextlib.contextmanager
+def starting_again() -> Generator[Guest]:
+    """One has died, and the next one, which has its work to go on with, does not listen to signals yet."""
+    with booted(begin=DEAF, environment={"GUESTD_INIT_RESTART_RESET": "0"}) as guest:
+        os.mkfifo(guest.directory / "go")
+        with guest.connect() as sock:
+            sock.sendall(b"notify('FDSTORE=1\\nFDNAME=left', os.memfd_create('x')); barrier(); os._exit(1)")
+        guest.wait_for("HERE")
+        yield guest
+
+
+def test_a_stop_waits_for_a_serve_that_has_the_work_of_another_to_end() -> None:
+    """It died of the signal that it could not heed yet: nothing was ended in order, and the status was 143."""
+    with starting_again() as guest:
+        guest.signal(signal.SIGTERM)
+        guest.wait_for("SIGTERM: stopping, within")
+        (guest.directory / "go").write_text("")
+        assert guest.wait() == 0
+        assert "killed by" not in guest.console
+
+
+def test_a_reload_waits_for_a_serve_that_starts() -> None:
+    with starting_again() as guest:
+        guest.signal(signal.SIGHUP)
+        guest.wait_for("SIGHUP: reloading")
+        (guest.directory / "go").write_text("")
+        guest.wait_for("RELOAD")
+        assert guest.stop() == 0
+        assert "killed by" not in guest.console
+
+
+def test_a_stop_that_one_dies_of_before_it_has_begun_anything_is_a_stop() -> None:
+    begin = "signal.signal(signal.SIGTERM, signal.SIG_DFL); print('HERE', flush=True); signal.pause()"
+    with booted(begin=begin, ready=False) as guest:
+        guest.wait_for("HERE")
+        assert guest.stop() == 0
+        guest.wait_for("ended: killed by signal 15, before it was ready")
 
 
 def test_a_signal_while_no_serve_runs() -> None:
@@ -218,14 +275,14 @@ def test_what_ends_by_sigterm_costs_no_time_and_what_is_stopped_hears_it() -> No
 
 
 def test_a_second_signal_at_the_very_end_does_not_wait_for_the_rest() -> None:
-    with booted(begin=LEFT) as guest:
+    with faulty(PATIENT, begin=LEFT) as guest:
         guest.run("leave(True)")
         guest.signal(signal.SIGTERM)
         guest.wait_for("SIGTERM to what is left")
         guest.signal(signal.SIGTERM)
         said = guest.wait_for("SIGTERM to what is left"), guest.wait_for("SIGKILL to what is left")
         asked, killed = (milliseconds(line) for line in said)
-        assert killed - asked < 1500  # not the two seconds that are theirs otherwise
+        assert killed - asked < 60_000  # not the time that is theirs otherwise
         assert guest.wait() == 0
 
 

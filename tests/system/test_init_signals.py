@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.init import booted
-from tests.system.test_init_end import LEFT
+from tests.system.test_init_end import LEFT, PATIENT
+from tests.system.test_init_keep import faulty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -62,7 +63,7 @@ def _stopping() -> Generator[Guest]:
 
 @contextlib.contextmanager
 def _ending() -> Generator[Guest]:
-    with booted(begin=LEFT) as guest:
+    with faulty(PATIENT, begin=LEFT) as guest:
         guest.run("leave(True)")
         guest.signal(signal.SIGTERM)
         guest.wait_for("SIGTERM to what is left")
@@ -105,9 +106,9 @@ def test_no_other_signal_ends_it_whatever_the_stage(stage: str) -> None:
     with begin() as guest:
         for number in [*OTHERS, *OTHERS, *[signal.SIGCHLD] * 200]:
             guest.signal(number)
-        if stage != "ending":  # that one is over by itself, in the two seconds that what is left has
+        if stage != "ending":
             guest.wait_for("SIGUSR2 means nothing here")
-            _stop(guest, signal.SIGTERM, stops)
+        _stop(guest, signal.SIGTERM, stops)
         assert guest.wait() in statuses
         assert "went wrong" not in guest.console
         assert "Traceback" not in guest.console

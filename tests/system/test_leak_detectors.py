@@ -55,8 +55,11 @@ async def test_system_task():
     trio.lowlevel.spawn_system_task(trio.sleep_forever, name="left-task")
 
 async def test_thread_of_trio():
-    with trio.move_on_after(0.01):
-        await trio.to_thread.run_sync(threading.Event().wait, abandon_on_cancel=True)
+    with trio.CancelScope() as scope:
+        def wait():
+            trio.from_thread.run_sync(scope.cancel)
+            threading.Event().wait()
+        await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
 
 def test_log():
     logging.getLogger("guestd").warning("left in the log")

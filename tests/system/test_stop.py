@@ -205,6 +205,13 @@ def test_a_stop_with_nothing_to_stop_says_goodbye_and_ends() -> None:
             assert server.process.wait(PATIENCE) == 0
 
 
+def test_a_hang_up_right_behind_ready_is_heeded_like_any_other() -> None:
+    """It met no handler and ended guestd without any order. Where nobody starts the next one, it is a stop."""
+    with serving() as server:
+        server.process.send_signal(signal.SIGHUP)
+        assert server.process.wait(PATIENCE) == 0
+
+
 @CGROUPS
 def test_two_hundred_commands_end_together(cgroup: str) -> None:
     with _nothing_left(), serving(config=_config("20s", cgroup)) as server, Peer(server.address) as peer:
