@@ -113,13 +113,14 @@ class _Hold:
 
 
 async def _run_here(argv: list[str]) -> int:
-    try:
-        # guestctl's own child: there is no reaper in this process.
-        process = await trio.lowlevel.open_process(argv)  # noqa: TID251  see above
-    except OSError as error:
-        say(f"{argv[0]!r}: {error.strerror}")
-        return NOT_FOUND_STATUS if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE_STATUS
+    # From before there is a command: a signal that comes in the moment of its start is passed on a moment later.
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        try:
+            # guestctl's own child: there is no reaper in this process.
+            process = await trio.lowlevel.open_process(argv)  # noqa: TID251  see above
+        except OSError as error:
+            say(f"{argv[0]!r}: {error.strerror}")
+            return NOT_FOUND_STATUS if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE_STATUS
         async with background() as tasks:
             tasks.start_soon(_pass_signals, signals, process.pid)
             status = await process.wait()

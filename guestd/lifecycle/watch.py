@@ -214,10 +214,11 @@ class Watch:
         while True:
             self._news = trio.Event()
             verdict = self.verdict(thorough=False)
+            # Also where it comes late, because the machine stood still meanwhile: no end is without its announcement.
+            self._announce(verdict)
             if verdict.stops:
                 stop(verdict.cause)
                 return
-            self._announce(verdict)
             with trio.move_on_after(verdict.look_again - verdict.now):
                 await self._news.wait()
 
@@ -251,7 +252,9 @@ class Watch:
         if verdict.warns and self._announced != verdict.cause:
             self._announced = verdict.cause
             self._events.say(
-                f"{verdict.cause}_soon", stops_in=verdict.ends_at - verdict.now, last=verdict.last.what
+                f"{verdict.cause}_soon",
+                stops_in=max(0.0, verdict.ends_at - verdict.now),
+                last=verdict.last.what,
             )
         elif not verdict.warns and self._announced is not None:
             self._announced = None

@@ -27,7 +27,7 @@ HOST = "bedrock-agentcore.us-west-2.amazonaws.com"
 ARN = "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/my_agent-AbCdEf1234"
 SESSION = "a-session-of-the-tests-with-enough-characters"
 #: Between a shell and the one that plays with it.
-FIFO = "/tmp/agentcore-fifo"
+FIFO = f"/tmp/agentcore-{os.urandom(6).hex()}"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

@@ -20,7 +20,7 @@ PERSON = Path(__file__).with_name("agentcore_shell.py")
 #: Those of one line share a process: importing the client takes most of the time.
 SCENARIOS = [["run", "end"], ["drop", "away"], ["takeover", "authorities"]]
 #: A hang is to become a failure that names its scenario.
-SECONDS = 60
+SECONDS = 100
 
 
 def play(*words: str) -> str:

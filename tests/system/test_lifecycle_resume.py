@@ -67,7 +67,7 @@ def test_the_ids_it_had_are_told_within_a_bound() -> None:
 
 
 def test_connections_that_lead_nowhere_are_dropped_and_the_others_stay() -> None:
-    config = '[resume]\npatience = "200ms"\n'
+    config = '[resume]\npatience = "2s"\n'
     with (
         serving(config=config) as server,
         Peer(server.address) as asking,
@@ -97,10 +97,16 @@ def test_entropy_is_added_and_the_generator_seeded_anew() -> None:
 
 
 def test_a_clock_that_is_right_is_left_alone() -> None:
-    with serving() as server, Peer(server.address) as peer:
-        found = peer.ask("resume", now=time.time())["clock"]
-        assert (found["set"], found["source"]) == (False, "asked")
-        assert abs(found["off"]) < 0.1
+    # It must not be set in earnest either, should somebody stand still between reading the time and being heard.
+    with serving(prefix=[sys.executable, "-c", WITHOUT_CLOCK]) as server, Peer(server.address) as peer:
+        found: dict[str, Any] = {}
+        late = clock.TOLERANCE
+        while late >= clock.TOLERANCE:
+            now = time.time()
+            found = peer.ask("resume", now=now)["clock"]
+            late = time.time() - now
+        assert (found["set"], found["why"], found["source"]) == (False, None, "asked")
+        assert abs(found["off"]) <= clock.TOLERANCE
 
 
 def test_a_clock_that_cannot_be_set_is_told() -> None:
@@ -113,15 +119,16 @@ def test_a_clock_that_cannot_be_set_is_told() -> None:
 def test_the_time_of_the_session_begins_anew() -> None:
     config = '[idle]\ntimeout = "60s"\nlifetime = "60s"\n'
     with serving(config=config) as server, Peer(server.address) as peer:
-        peer.ask("exec", argv=["sleep", "0.5"])
-        assert peer.ask("status")["activity"]["lifetime_left"] < 59.5
+        peer.ask("exec", argv=["sleep", "1"])
+        before = peer.ask("status")["activity"]["lifetime_left"]
+        assert before < 59
         peer.ask("resume")
-        assert peer.ask("status")["activity"]["lifetime_left"] > 59.8
+        assert peer.ask("status")["activity"]["lifetime_left"] > before
 
 
 def test_hooks_run_when_all_else_is_mended(tmp_path: Path) -> None:
     config = (
-        f'[resume]\nhooks = ["echo here >> {tmp_path}/log", "exit 4", "sleep 1000"]\nhook_timeout = "200ms"\n'
+        f'[resume]\nhooks = ["echo here >> {tmp_path}/log", "exit 4", "sleep 1000"]\nhook_timeout = "1s"\n'
     )
     with serving(config=config) as server, Peer(server.address) as peer:
         for _ in range(2):

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
     from tests.support.server import Server
 
-#: What ends in its own time after the order: an interpreter that leaves.
-LEAVING = 1.0
+#: What ends in its own time after the order: far above what an interpreter takes to leave, and far below what anything
+#: here would take that is not ended.
+LEAVING = 5.0
 
 
 @contextlib.contextmanager
@@ -39,6 +41,11 @@ def _within(seconds: float, server: Server) -> Generator[None]:
 
 def _kept(server: Server) -> dict[str, Any]:
     return json.loads((server.directory / "receipt.json").read_text())
+
+
+def _settle() -> None:
+    """What others have written to this machine's disk is not what a stop has to wait for here."""
+    subprocess.run(["sync", "--file-system", "/"], check=True)
 
 
 def _system(receipt: dict[str, Any], path: str) -> dict[str, Any]:
@@ -165,13 +172,13 @@ def test_a_hook_that_takes_too_long_is_ended_and_the_next_has_its_turn(tmp_path:
     config = f"""
 [stop]
 hooks = ["sleep 1000 & sleep 1000", "touch {tmp_path}/done"]
-hook_timeout = "200ms"
+hook_timeout = "1s"
 """
     with serving(config=config) as server, Peer(server.address) as peer:
         before = living()
         hooks = peer.ask("stop")["hooks"]
         assert [hook["ok"] for hook in hooks] == [False, True]
-        assert "was ended after 0.2 s" in hooks[0]["why"]
+        assert "was ended after 1.0 s" in hooks[0]["why"]
         assert (tmp_path / "done").exists()
         assert server.process.wait(PATIENCE) == 0
         assert {pid: name for pid, name in living().items() if pid not in before} == {}
@@ -179,8 +186,10 @@ hook_timeout = "200ms"
 
 def test_hooks_that_hang_leave_time_for_the_disks() -> None:
     config = '[stop]\nhooks = ["trap \'\' TERM; sleep 1000", "true"]\nhook_timeout = "1h"\n'
-    with serving(config=config) as server, Peer(server.address) as peer, _within(3.0, server):
-        receipt = peer.ask("stop", grace=3)
+    _settle()
+    # What is left for the disks is a sixteenth of this.
+    with serving(config=config) as server, Peer(server.address) as peer, _within(6.0, server):
+        receipt = peer.ask("stop", grace=6)
         assert receipt["hooks"][0]["ok"] is False
         assert any(each["synced"] for each in receipt["filesystems"])
 
@@ -191,6 +200,7 @@ def test_hooks_that_hang_leave_time_for_the_disks() -> None:
 @pytest.mark.parametrize("taken", [False, True], ids=["asked and not heard", "heard and not answered"])
 def test_a_file_system_that_does_not_answer_is_told_and_not_waited_for(tmp_path: Path, taken: bool) -> None:
     """Heard and not answered is the state that no signal ends."""
+    _settle()
     with hanging_mount(tmp_path) as hanging, serving() as server, Peer(server.address) as peer:
         hanging.answer()
         before = set(living())
@@ -208,8 +218,10 @@ def test_a_file_system_that_does_not_answer_is_told_and_not_waited_for(tmp_path:
                 if each["path"] != hanging.path and each["type"] != "tmpfs"
             ]
             assert all(each["synced"] for each in others)
-        left = [pid for pid in living() if pid not in before]
-        watched = [Watched(pid) for pid in left]
+        watched: list[Watched] = []
+        for pid in living():
+            with contextlib.suppress(ProcessLookupError):  # it ends in this moment
+                watched += [] if pid in before else [Watched(pid)]
         assert len(watched) <= 1
     for each in watched:
         with each:

@@ -318,14 +318,16 @@ def test_work_that_comes_early_waits_and_loses_nothing_of_its_input(place: Path)
         call.data(0, b"typed early\n")
         call.event(event="eof", stream=0, offset=12)
         assert peer.ask("status")["mounts"]["ready"] is False
-        (place / "source").mkdir()
-        (place / "source" / "there").touch()
+        # All at once: it is looked for all the time.
+        (place / "made").mkdir()
+        (place / "made" / "there").touch()
+        (place / "made").rename(place / "source")
         call.end()
         assert call.stdout == b"typed early\nthere\n"
 
 
 def test_who_waits_may_go_away(place: Path) -> None:
-    config = f'[[mount]]\nname = "late"\ntype = "bind"\nsource = "{place}/source"\ntimeout = 2\n'
+    config = f'[[mount]]\nname = "late"\ntype = "bind"\nsource = "{place}/source"\ntimeout = 20\n'
     with serving(config=config) as server, Peer(server.address) as peer:
         call = peer.open("exec", argv=["touch", f"{place}/ran"], id="left", cwd="/")
         call.reset()

@@ -232,8 +232,7 @@ def test_a_disk_that_is_pulled_under_a_writer_is_told_and_comes_back_with_what_w
             "exec", shell="while echo more > /mnt/disk/file; do sync -f /mnt/disk; done; exit 3", cwd="/"
         )
         assert writer.end()["code"] != 0
-        trouble = follower.until("mount_trouble", path="/mnt/disk")
-        assert trouble["trouble"] == "read_only"
+        trouble = follower.until("mount_trouble", path="/mnt/disk", trouble="read_only")
         assert "after an error" in trouble["why"]
         assert peer.ask("exec", argv=["true"], cwd="/")["code"] == 0
         # Plugged in again.

@@ -13,7 +13,7 @@ import pytest
 from tests.support.disks import mount_of, one
 from tests.support.life import Follower, serving
 from tests.support.objects import BUCKET, KEYS, Store, object_store
-from tests.support.peer import Failed, Peer
+from tests.support.peer import PATIENCE, Failed, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +42,8 @@ def s3fs(store: Store, **more: Any) -> dict[str, Any]:  # noqa: ANN401  fields o
         f"url={store.url}",
         "use_path_request_style",
         "retries=1",
-        "connect_timeout=2",
-        "readwrite_timeout=2",
+        "connect_timeout=20",
+        "readwrite_timeout=20",
     ]
     return {
         "type": "fuse",
@@ -110,7 +110,7 @@ def test_one_that_stops_answering_is_told_hangs_nobody_and_is_told_again_when_it
     store: Store,
 ) -> None:
     with (
-        serving(config="[storage]\ncheck = '1s'\npatience = '500ms'\n") as server,
+        serving(config="[storage]\ncheck = '1s'\npatience = '2s'\n") as server,
         Peer(server.address) as peer,
     ):
         with Peer(server.address) as other:
@@ -126,7 +126,7 @@ def test_one_that_stops_answering_is_told_hangs_nobody_and_is_told_again_when_it
             # And the end of the session does not wait for one that is stopped.
             os.kill(pid, signal.SIGSTOP)
             receipt = peer.ask("stop", grace=4)
-            assert receipt["took"] < 4
+            assert receipt["took"] < PATIENCE
             (entry,) = (each for each in receipt["filesystems"] if each["path"] == PATH)
             assert entry["synced"] is False
             assert entry["why"]
@@ -161,7 +161,7 @@ def test_a_store_that_dies_in_the_middle_is_an_error_for_who_writes_and_nobody_e
 
 def test_what_a_program_says_when_it_cannot_is_passed_on(store: Store) -> None:
     with serving() as server, Peer(server.address) as peer:
-        wrong = s3fs(store, env={"AWSACCESSKEYID": "x"}, timeout=1)
+        wrong = s3fs(store, env={"AWSACCESSKEYID": "x"}, timeout=3)
         error = refused(peer, "mount", **wrong)
         assert error["code"] == "mount_failed"
         assert "s3fs ended with 1" in error["message"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.commands import serving_commands
-from tests.support.peer import Failed, Peer, Watched, living
+from tests.support.peer import PATIENCE, Failed, Peer, Watched, living
 from tests.support.server import serving
 from tests.support.shells import (
     DIALECTS,
@@ -177,9 +177,7 @@ def test_what_holds_the_terminal_after_the_end_goes_on(
     (holder,) = [pid for pid in living() if _words(pid)[-1:] == [str(fifo)]]
     with Watched(holder) as process:
         seat.line("exit 4")
-        begun = time.monotonic()
         result = seat.end()
-        assert time.monotonic() - begun < 5
         assert (result["code"], result["held"]) == (4, ["terminal"])
         assert result["left"] == {"count": 1, "processes": [{"pid": holder, "name": _name_of(holder)}]}
         if not retain:
@@ -213,8 +211,11 @@ def _name_of(pid: int) -> str:
 )
 def test_jobs_that_are_to_survive_do(peer: Peer, how: str) -> None:
     seat = bash(peer)
+    before = living()
     seat.run(how)
-    seat.run("sleep 0.01")
+    # Others may stand between bash and it for a moment.
+    while [name for pid, name in living().items() if pid not in before] != ["sleep"]:
+        row_of(peer, seat.id)
     seat.line("exit")
     result = seat.end()
     assert result["code"] == 0
@@ -231,7 +232,7 @@ def test_jobs_that_are_to_survive_do(peer: Peer, how: str) -> None:
 
 
 def test_its_output_stays_for_retain_and_then_it_is_gone(peer: Peer) -> None:
-    seat = Seat(peer, shell=f"{RAW} seq -w 0 9999; exit 2", retain=1)
+    seat = Seat(peer, shell=f"{RAW} seq -w 0 9999; exit 2", retain=3)
     seat.end()
     whole = seat.shown
     assert len(whole) == 50_000
@@ -283,28 +284,28 @@ def test_it_is_ended_after_its_lifetime(peer: Peer) -> None:
 
 def test_it_is_ended_when_nobody_uses_it(peer: Peer) -> None:
     job_id = _name()
-    program = f"{RAW} for n in 1 2 3 4 5; do sleep 0.2; printf x; done; exec sleep 1000"
-    peer.ask("shell", id=job_id, shell=program, idle_timeout=0.4, detach=True)
+    program = f"{RAW} for n in 1 2 3 4 5; do sleep 0.3; printf x; done; exec sleep 1000"
+    peer.ask("shell", id=job_id, shell=program, idle_timeout=1.0, detach=True)
     result = peer.ask("wait", id=job_id)
     assert (result["outcome"], result["ended_by"]) == ("signaled", "idle")
     assert result["streams"]["terminal"]["bytes"] == 5
-    assert result["ended_at"] - result["started_at"] >= 1.4
+    assert result["ended_at"] - result["started_at"] >= 2.5
 
 
 def test_a_watcher_uses_it_and_its_idleness_begins_when_he_goes(peer: Peer) -> None:
     """Once it was counted from some moment while he was still there."""
     job_id = _name()
-    peer.ask("shell", id=job_id, argv=["sleep", "1000"], idle_timeout=0.6, detach=True)
+    peer.ask("shell", id=job_id, argv=["sleep", "1000"], idle_timeout=1.0, detach=True)
     watcher = Seat(peer, "attach", id=job_id)
     watcher.accepted()
     with pytest.raises(Failed) as still:
-        peer.ask("wait", id=job_id, timeout=1.0)
+        peer.ask("wait", id=job_id, timeout=1.5)
     assert still.value.code == "timeout"
     left = time.time()
     watcher.call.reset()
     result = peer.ask("wait", id=job_id)
     assert result["ended_by"] == "idle"
-    assert result["ended_at"] - left >= 0.55
+    assert result["ended_at"] - left >= 0.95
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -321,7 +322,7 @@ def test_it_ends_with_its_channel_where_that_is_asked(server: Server, peer: Peer
 
 def test_the_sessions_end_is_sighup_and_leaves_nothing(tmp_path: Path) -> None:
     said = tmp_path / "said"
-    with serving(config="[stop]\ngrace = '500ms'\n") as server, Peer(server.address) as peer:
+    with serving(config="[stop]\ngrace = '3s'\n") as server, Peer(server.address) as peer:
         polite = Seat(
             peer,
             shell=f"trap 'echo bye > {said}; exit 0' HUP; echo go; while :; do sleep 0.01; done",
@@ -359,6 +360,8 @@ def test_200_shells_leave_nothing() -> None:
         while not peer.ask("status")["audit"]["written"]:
             pass  # its file is opened with the first records
         before = _traces(server, peer)
+        while (now := _traces(server, peer)) != before:
+            before = now  # a file that was open for a moment
         seats = [
             Seat(peer, argv=["cat"] if number % 2 else ["sleep", "1000"], retain=0, tape=64 * KIB)
             for number in range(200)
@@ -373,7 +376,9 @@ def test_200_shells_leave_nothing() -> None:
         assert {seat.end()["ended_by"] for seat in seats} == {"kill"}
         while peer.ask("status")["jobs"]["kept"]:
             pass
-        assert _traces(server, peer) == before
+        due = time.monotonic() + PATIENCE
+        while (after := _traces(server, peer)) != before:
+            assert time.monotonic() < due, (before, after)
 
 
 def _traces(server: Server, peer: Peer) -> dict[str, object]:

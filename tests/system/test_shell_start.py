@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import pwd
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -411,7 +411,10 @@ def test_nobody_but_guestd_and_the_shell_has_an_end_of_its_terminal(server: Serv
 
 
 def _terminals_of(pid: int) -> list[str]:
-    found = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+    found: list[str] = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # it was closed in this moment
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return [where for where in found if "/pts/" in where or "ptmx" in where]
 
 

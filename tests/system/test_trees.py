@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -465,7 +466,7 @@ def test_what_a_full_pipe_held_at_the_exit_arrives_however_late_it_is_read(
     call = peer.open(
         "exec", shell=f"head -c 69632 {tmp_path}/source; exit 6", tape=4096, window=0, drain=0.01
     )
-    with Watched(call.accepted()["pid"]) as process:
+    with suppress(ProcessLookupError), Watched(call.accepted()["pid"]) as process:
         process.wait()
     # Another command's whole life, so that the drain is over by any measure.
     peer.ask("exec", shell="sleep 0.1")
