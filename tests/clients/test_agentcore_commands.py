@@ -61,7 +61,7 @@ def test_each_is_a_bash_of_its_own_as_root_with_nothing_to_read(client: Sdk) -> 
 
 
 def test_a_timeout_is_told_as_one(client: Sdk) -> None:
-    ran = run(client, "echo before; sleep 1000", timeout=1)
+    ran = run(client, "echo before; sleep 1000", timeout=2)
     assert (ran.stdout, ran.exit) == ("before\n", (-1, "TIMED_OUT"))
 
 
@@ -163,7 +163,7 @@ def test_a_retry_after_a_read_timeout_is_the_same_command_from_its_start(
 ) -> None:
     """An SDK that hears nothing sends its request again under the same id."""
     command = f"echo ran >> {tmp_path}/runs; seq 1 500000; exit 6"
-    with Wire(guest.address, mute=1) as wire, sdk(wire.endpoint, read_timeout=2) as client:
+    with Wire(guest.address, mute=1) as wire, sdk(wire.endpoint, read_timeout=4) as client:
         ran = run(client, command)
         assert wire.connections == 2
     assert ran.exit == (6, "COMPLETED")

@@ -100,8 +100,14 @@ class Shell:
 def opened(server: str, query: str = "", *, begin: bool = True, **more: Any) -> Generator[Shell]:  # noqa: ANN401  of a library
     uri = f"ws://guest/runtimes/{ARN.replace(':', '%3A').replace('/', '%2F')}/ws/shells?qualifier=DEFAULT{query}"
     path = server.removeprefix("unix:")
+    # Without pings there is no thread for them, which would end some time after its connection.
     dialled = _websockets.unix_connect(
-        path, uri, max_size=None, additional_headers={SESSION_HEADER: SESSION}, **more
+        path,
+        uri,
+        max_size=None,
+        additional_headers={SESSION_HEADER: SESSION},
+        ping_interval=None,
+        **more,
     )
     with dialled as connection:
         shell = Shell(cast("ClientConnection", connection))
@@ -202,7 +208,7 @@ def test_too_many_frames_are_1008() -> None:
 
 
 def test_a_connection_that_lasted_is_1008_and_the_shell_goes_on() -> None:
-    with serving(config=f"{BARE_HOME}[agentcore]\nconnection_lifetime = '200ms'\n") as server:
+    with serving(config=f"{BARE_HOME}[agentcore]\nconnection_lifetime = '1s'\n") as server:
         with opened(server.address, "&shellId=old") as shell:
             assert shell.closed() == 1008
         with opened(server.address, "&shellId=old") as shell:

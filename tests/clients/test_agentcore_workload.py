@@ -151,7 +151,8 @@ def test_a_websocket_passes_with_subprotocol_and_compression(tmp_path: Path) -> 
         for message in connection:
             connection.send(message * 2)
 
-    with serve(handle, "127.0.0.1", 0, subprotocols=CHAT) as workload:
+    # Without pings there are no threads for them, which would end some time after their connections.
+    with serve(handle, "127.0.0.1", 0, subprotocols=CHAT, ping_interval=None) as workload:
         running = threading.Thread(target=workload.serve_forever)
         running.start()
         port = workload.socket.getsockname()[1]
@@ -163,7 +164,7 @@ def test_a_websocket_passes_with_subprotocol_and_compression(tmp_path: Path) -> 
                 "/ws",
                 f"/runtimes/{runtime}/ws?X-Amzn-Bedrock-AgentCore-Runtime-Session-Id={SESSION}",
             ):
-                connecting: Any = connect(f"ws://{place}{path}", subprotocols=CHAT)
+                connecting: Any = connect(f"ws://{place}{path}", subprotocols=CHAT, ping_interval=None)
                 with connecting as connection:
                     assert connection.subprotocol == "chat"
                     assert "permessage-deflate" in connection.response.headers["Sec-WebSocket-Extensions"]

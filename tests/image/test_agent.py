@@ -68,7 +68,7 @@ def test_a_harness_runs_in_it(docker: Engine, agent: str) -> None:
     recipe = HARNESSES / "gemini-cli.Dockerfile"
     (version,) = re.findall(r"^ARG VERSION=(.*)$", recipe.read_text(encoding="utf-8"), re.MULTILINE)
     image = "guestd-gemini-cli"
-    docker("build", "--network=host", "--tag", image, "--file", str(recipe), str(HARNESSES))
+    docker("build", "--network=host", "--tag", image, "--file", str(recipe), str(HARNESSES), timeout=900)
     with running(docker, image) as container:
         done = container.guestctl("exec", "-t", "--", "gemini", "--version")
         assert (done.returncode, version in done.stdout.decode()) == (0, True), done

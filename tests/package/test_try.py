@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.package.conftest import ROOT, clean_environment
+from tests.package.conftest import ROOT, SECONDS, clean_environment
 from tests.support import namespace
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def _try(
         input=stdin,
         capture_output=True,
         check=False,
-        timeout=120,
+        timeout=SECONDS,
         cwd="/",
     )
 
@@ -149,7 +149,7 @@ def test_without_namespaces_it_says_so_and_runs_in_the_open(environment: dict[st
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=SECONDS,
     )
     assert inside.returncode == 7, inside.stderr
     assert "allows no namespace of its own" in inside.stderr

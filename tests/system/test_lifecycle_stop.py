@@ -178,7 +178,8 @@ hook_timeout = "1s"
         before = living()
         hooks = peer.ask("stop")["hooks"]
         assert [hook["ok"] for hook in hooks] == [False, True]
-        assert "was ended after 1.0 s" in hooks[0]["why"]
+        assert "it was ended after" in hooks[0]["why"]
+        assert hooks[0]["took"] >= 1
         assert (tmp_path / "done").exists()
         assert server.process.wait(PATIENCE) == 0
         assert {pid: name for pid, name in living().items() if pid not in before} == {}
