@@ -209,8 +209,13 @@ class Terminal:
 
     @property
     def repeatable(self) -> bool:
-        """Whether a character was printed last, and stands before the cursor."""
-        return bool(self.last) and self.x > 0 and self.lines[self.y].text[self.x : self.x + 1] != TAIL
+        """Whether a character was printed last, and stands before the cursor: a wide one that had no room does not."""
+        if not self.last or self.x == 0:
+            return False
+        row, at = self.lines[self.y], self.x - 1
+        if row.text[at : at + 1] in {"", BLANK} or row.text[at + 1 : at + 2] == TAIL:
+            return False
+        return ord(row.pens[at : at + 1] or BLANK) == self.pen
 
     def repeat(self, count: int) -> None:
         """REP: the character that was printed last, again."""

@@ -24,6 +24,8 @@ def restored(model: TerminalModel, before: bytes = b"", keep: int = 20) -> Termi
 @given(outputs(), SIZES)
 @example(b"\x1b[48;5;1m\x1b[5I\xed\x95\x9c\x0c", (15, 1))
 @example("é日本👍\x1b[?7l日".encode(), (3, 2))
+@example("\x1b[31m\x1b[?7l\x1b[C日".encode(), (2, 1))
+@example("a\x1b[31m\x1b[?7l日".encode(), (2, 1))
 def test_a_fresh_terminal_is_put_into_the_state_of_any(data: bytes, size: tuple[int, int]) -> None:
     model = fed(data, *size)
     assert differences(model.state(), restored(model).state()) == {}
