@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support import examples
 from tests.support.no_children import no_children
 
-__all__ = ["no_children"]
+__all__ = ["examples", "no_children"]

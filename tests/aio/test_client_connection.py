@@ -289,7 +289,7 @@ async def test_sending_more_than_was_allowed_resets_that_channel_only() -> None:
         assert (await client.run(["x"])).stdout == b"fine"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_credit_is_never_overrun_and_never_lost(data: st.DataObject) -> None:
     window = data.draw(st.integers(1, 5000), "window")

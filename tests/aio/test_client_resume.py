@@ -182,7 +182,7 @@ async def _feed(job: Followed, data: bytes, sizes: Sequence[int]) -> None:
     await job.close_stdin()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_wherever_connections_break_every_byte_comes_once_both_ways(data: st.DataObject) -> None:
     stdout = TEXT[: data.draw(st.integers(0, len(TEXT)), "stdout")]
@@ -404,7 +404,7 @@ async def _feed_until_it_ends(job: Followed) -> None:
             await job.send(TEXT)
 
 
-async def test_input_waits_for_the_guest_and_not_in_memory() -> None:
+async def test_input_waits_for_the_guest_and_not_in_memory(autojump_clock: MockClock) -> None:
     async with background() as tasks:
         guest = Guest(tasks, wants=0, window=1000)
 

@@ -78,7 +78,7 @@ def drawn(items: Sequence[Item]) -> bytes:
     return shown
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_wherever_connections_break_nothing_is_shown_or_typed_twice_or_lost(data: st.DataObject) -> None:
     text = TEXT[: data.draw(st.integers(0, len(TEXT)), "text")]

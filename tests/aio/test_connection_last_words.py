@@ -85,7 +85,7 @@ async def _serve(words: list[Frame]) -> list[bool]:
         *words,
     ]
     connection = Connection(_Closed(said), BOUNDS, operations, lambda: HELLO, lambda _: None)
-    with trio.fail_after(5):
+    with trio.fail_after(30):
         await connection.run()
     return operations.lost
 

@@ -1,8 +1,7 @@
-"""How Hypothesis runs here: nothing is timed, so that a slow machine finds no failures of its own."""
+"""Here is what Hypothesis is for."""
 
 from __future__ import annotations
 
-from hypothesis import settings
+from tests.support import examples
 
-settings.register_profile("guestd", deadline=None)
-settings.load_profile("guestd")
+__all__ = ["examples"]
