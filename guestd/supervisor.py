@@ -184,6 +184,7 @@ class _Supervisor:
                         await outer.start(jobs.run)
                         await self._serve(session, identity, store, signals, leaving)
                         outer.cancel_scope.cancel()
+                    await spawner.leave()
                     base.cancel_scope.cancel()
         except BaseException:
             # Not in order, or to make room for another: what is kept stays kept, for the supervisor after this one.

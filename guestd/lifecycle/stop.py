@@ -42,6 +42,10 @@ _HEAD_START, _PROGRAMS, _KILLED, _HOOKS, _FLUSHED, _UNMOUNTED, _SAID = (
 )  # fmt: skip
 #: Less time than this is none for disks and last words, whatever was given. Programs get no more than was given.
 LEAST = 1.0
+#: What is killed has so long at least to leave, at the cost of the time before that.
+_TO_LEAVE = 0.3
+#: Later than this at a point of time, and this process itself did not run, or the machine.
+_STOOD_STILL = 0.05
 #: Jobs that a receipt names.
 _NAMED = 100
 RECEIPT = "receipt.json"
@@ -111,7 +115,10 @@ class Stop:
 
     def _due(self, share: float) -> float:
         whole = self._grace if share <= _PROGRAMS else max(self._grace, LEAST)
-        return min(self._latest, self._start + share * whole)
+        after = share * whole
+        if share == _PROGRAMS:
+            after = min(after, _KILLED * max(self._grace, LEAST) - _TO_LEAVE)
+        return min(self._latest, self._start + after)
 
     def _left(self, share: float) -> float:
         return max(0.0, self._due(share) - trio.current_time())
@@ -215,6 +222,13 @@ class Stop:
                     await job.ended.wait()
         with self._until(_KILLED):
             await jobs.stop(self._left(_PROGRAMS))
+        late = trio.current_time() - self._due(_KILLED)
+        if late >= 0:
+            # Some cannot be killed; others nobody has come to kill, because of those or because nobody ran.
+            jobs.kill_rest()
+            if late > _STOOD_STILL:
+                with trio.move_on_after(_TO_LEAVE):
+                    await jobs.stop(0.0)
         for job in [each for each in jobs if each.id not in jobs.last]:
             job.give_up(
                 "it could not be ended: its process does not leave, as one that waits in the kernel for a disk or a"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: A launcher that has not forked in this time has lost its memory or its mind.
 _LAUNCHER_PATIENCE = 10.0
+#: One that nobody needs any more leaves in some milliseconds; killed, it has as long once more.
+_LEAVING = 0.5
 
 
 class Launcher:
@@ -39,7 +41,19 @@ class Launcher:
         self._reaper = reaper
         self._socket: socket.socket | None = None
         self._turn = trio.Lock()
+        self._gone = trio.Event()
         self.pid: int | None = None
+
+    async def leave(self) -> None:
+        """At the end: let it go, and see it off. Nothing of a supervisor's own outlives it."""
+        self.close()
+        for force in (False, True):
+            if self.pid is None:
+                return
+            if force:
+                os.kill(self.pid, signal.SIGKILL)
+            with trio.move_on_after(_LEAVING):
+                await self._gone.wait()
 
     def close(self) -> None:
         if self._socket is not None:
@@ -145,12 +159,14 @@ class Launcher:
                 resource.prlimit(self.pid, resource.RLIMIT_NOFILE, CHILD_NOFILE)
                 write_oom_score_adj(self.pid, 0)
         self._socket = mine
+        self._gone = trio.Event()
         pid = self.pid
         self._reaper.expect(pid, lambda _: self._ended(pid), inf)
 
     def _ended(self, pid: int) -> None:
         if self.pid == pid:
             self.pid = None
+            self._gone.set()
             # A start under way may have its answer in the socket still. It closes it.
             if not self._turn.locked():
                 self.close()

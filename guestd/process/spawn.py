@@ -117,6 +117,10 @@ class Spawner:
             # Of this process's own: no descriptor left, or no room for a launcher.
             raise explain(plan, "fork", error.errno or errno.EIO, error.strerror or str(error)) from None
 
+    async def leave(self) -> None:
+        """At the end, while there is a reaper still: the launcher is gone when this returns."""
+        await self._launcher.leave()
+
     def close(self) -> None:
         """Let the launcher go."""
         self._launcher.close()

@@ -243,17 +243,9 @@ class Tree:
 async def end_below(spared: set[int], *, grace: float) -> None:
     """End every process that descends from this one, but for `spared`: SIGTERM, grace, SIGKILL. For the very end."""
 
-    def below() -> list[Member]:
-        found: set[int] = set()
-        pending = [pid for pid in children_of_thread(os.getpid()) if pid not in spared]
-        while pending:
-            found.add(pid := pending.pop())
-            pending += [child for child in children_of(pid) if child not in found]
-        return [member for pid in found if (member := read_member(pid)) is not None]
-
     async def hit(number: int, *, again: bool) -> None:
         done: set[Member] = set()
-        while members := below():
+        while members := _below(spared):
             for member in members:
                 if again or member not in done:
                     send(member, number)
@@ -268,6 +260,21 @@ async def end_below(spared: set[int], *, grace: float) -> None:
             await hit(signal.SIGTERM, again=False)
     with trio.move_on_after(KILL_PATIENCE):
         await hit(signal.SIGKILL, again=True)
+
+
+def kill_below(spared: set[int]) -> None:
+    """Kill every process that descends from this one, but for `spared`, and wait for none."""
+    for member in _below(spared):
+        send(member, signal.SIGKILL)
+
+
+def _below(spared: set[int]) -> list[Member]:
+    found: set[int] = set()
+    pending = [pid for pid in children_of_thread(os.getpid()) if pid not in spared]
+    while pending:
+        found.add(pid := pending.pop())
+        pending += [child for child in children_of(pid) if child not in found]
+    return [member for pid in found if (member := read_member(pid)) is not None]
 
 
 async def _gone(members: list[Member]) -> None:

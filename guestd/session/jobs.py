@@ -9,12 +9,13 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import trio
 
 from guestd.errors import Conflict, LimitReached, NotFound, ShuttingDown
-from guestd.process.tree import end_below
+from guestd.process.tree import end_below, kill_below
 from guestd.session.adoption import NotBegun, adopt, go_on
 from guestd.session.earlykills import EarlyKills
 from guestd.session.holdings import Holdings
@@ -320,10 +321,20 @@ class Jobs:
             for job in ending:
                 await job.ended.wait()
         # Whatever is still there came from jobs that are forgotten, or shed all traces of theirs.
+        await end_below(self._spared(), grace=max(0.0, started + grace - trio.current_time()))
+
+    def kill_rest(self) -> None:
+        """Where the time for all of that is over: what still runs is killed, and nobody waits for it."""
+        for job in [*self, *self._lingering]:
+            if job.tree is not None and job.id not in self.last and (job.result is None or job.has_left):
+                job.tree.signal(signal.SIGKILL)
+        kill_below(self._spared())
+
+    def _spared(self) -> set[int]:
+        """What is not a job's, or has its turn later."""
         launcher = self._spawner.launcher_pid
         last = (job.pid for job in self if job.id in self.last and job.pid is not None)
-        spared = {*self._spawner.spared, *last, *(() if launcher is None else (launcher,))}
-        await end_below(spared, grace=max(0.0, started + grace - trio.current_time()))
+        return {*self._spawner.spared, *last, *(() if launcher is None else (launcher,))}
 
     def close(self) -> None:
         self._closing = True

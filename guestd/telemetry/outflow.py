@@ -245,6 +245,8 @@ class Outflow:
         if not gone.is_set():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+            with trio.move_on_after(_LEAVING, shield=True):
+                await gone.wait()
 
     def describe(self) -> dict[str, Any]:
         """For `status`."""

@@ -177,6 +177,9 @@ class Visitor(Person):
         """The end of the shell, by its own `exit`."""
         self.type("exit\r")
         assert self._view.call.end()["outcome"] == "exited"
+        with Peer(self._server.address) as peer:
+            # What a program has left, it was told to end, and may be about to.
+            peer.ask("kill", id=self._fields["id"])
 
 
 def _size(size: tuple[int, int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,21 @@ def test_what_was_left_running_hears_a_sigterm_too_and_not_only_when_all_else_ha
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(PATIENCE) == 0
     assert farewell.read_text() == "bye\n"
+
+
+def test_a_supervisor_that_stands_still_in_the_middle_leaves_nobody_behind() -> None:
+    """The time for programs was over when it went on: it had killed nobody, and ended without whom it had left."""
+    with _nothing_left(), serving(config=_config("1s")) as server, Peer(server.address) as peer:
+        stubborn = _started(peer, "heard", job_id="stubborn")
+        left = peer.open("exec", shell="trap '' TERM; setsid sleep 1000 >/dev/null 2>&1 & echo up")
+        assert left.end()["left"]["count"] == 1
+        server.process.send_signal(signal.SIGTERM)
+        stubborn.lines(2)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.0)  # for as long as that; there is nothing to wait for
+        server.process.send_signal(signal.SIGCONT)
+        assert (stubborn.end()["signal_name"], stubborn.end()["ended_by"]) == ("SIGKILL", "stop")
+        assert server.process.wait(PATIENCE) == 0
 
 
 def test_nothing_new_is_started_while_it_stops() -> None:
