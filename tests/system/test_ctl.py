@@ -36,7 +36,7 @@ PATIENCE = 60
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving("unix:{}/guestd.sock", environment={"GUESTD_COMMAND_GRACE": "2"}) as server:
+    with serving("unix:{}/guestd.sock", environment={"GUESTD_COMMAND_GRACE": "20"}) as server:
         # What starts commands for other users starts with the first of them, and is no test's own.
         guestctl(server.address, "exec", "--nice", "1", "--", "true")
         yield server

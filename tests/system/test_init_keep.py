@@ -185,8 +185,8 @@ def test_serve_may_say_itself_that_it_is_beyond_help() -> None:
 
 
 def test_more_time_to_get_ready_is_given() -> None:
-    begin = "import time\nnotify('EXTEND_TIMEOUT_USEC=20000000')\ntime.sleep(0.6)"
-    with booted(begin=begin, environment={"GUESTD_INIT_READY_TIMEOUT": "300ms"}) as guest:
+    begin = "import time\nnotify('EXTEND_TIMEOUT_USEC=60000000')\ntime.sleep(2.2)"
+    with booted(begin=begin, environment={"GUESTD_INIT_READY_TIMEOUT": "2s"}) as guest:
         assert "SIGKILL" not in guest.console
 
 
@@ -382,7 +382,8 @@ def test_another_program_takes_over_and_is_kept() -> None:
 
 @pytest.mark.parametrize("source", ["raise SystemExit(1)", "import time; time.sleep(60)", None])
 def test_one_that_does_not_get_ready_gives_way_to_the_one_before(source: str | None) -> None:
-    with booted(environment={"GUESTD_INIT_READY_TIMEOUT": "1s"}) as guest:
+    # For those that do get ready it is time enough.
+    with booted(environment={"GUESTD_INIT_READY_TIMEOUT": "3s"}) as guest:
         other = guest.directory / "other.py"
         if source is not None:
             other.write_text(source)
