@@ -113,7 +113,7 @@ class Snapshot:
         """By kind, in words. Threads and processes first: what is on its way out may hold descriptors until it is."""
         found = {
             "thread": [text for tid in sorted(threads() - self.tids) if (text := _thread_left(tid))],
-            "process": [text for pid in sorted(processes() - self.pids) if (text := _process_left(pid))],
+            "process": [text for pid in sorted(processes() - self.pids) if (text := process_left(pid))],
             "fd": [
                 f"{fd} → {what}" for fd, what in sorted(descriptors().items()) if self.fds.get(fd) != what
             ],
@@ -144,7 +144,7 @@ def _thread_left(tid: int) -> str | None:
     return None
 
 
-def _process_left(pid: int) -> str | None:
+def process_left(pid: int) -> str | None:
     """A process still there, in words. It is ended, so that only one test fails for it."""
     deadline = time.monotonic() + _ENDING
     while (state := _read_process(pid)) is not None:
