@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from guestd.relay.plan import Plan
     from guestd.relay.pump import Gone
 
-#: How long the target may take to answer an export. Exporters give up after ten seconds, if nobody has told them else.
+#: How long the target has to take an export and answer it. Exporters give up after ten seconds, if not told otherwise.
 _ANSWER = 30.0
 _SIGNALS = (b"/v1/traces", b"/v1/metrics", b"/v1/logs", b"/v1development/profiles", b"/v1/profiles")
 _PROTOBUF = (b"application/x-protobuf", b"application/protobuf")
@@ -236,12 +236,12 @@ class OtlpRelay:
         return found
 
     async def _export(self, request: h11.Request, body: bytes) -> h11.Response:
-        far = await self._connected()
-        await far.send(request, h11.Data(data=body), h11.EndOfMessage())
-        return await self._first_answer(far)
+        return await self._first_answer(
+            await self._connected(), request, h11.Data(data=body), h11.EndOfMessage()
+        )
 
-    async def _first_answer(self, far: Side) -> h11.Response:
-        """What the target says; meanwhile it is watched whether anybody still wants to know."""
+    async def _first_answer(self, far: Side, *said: h11.Event) -> h11.Response:
+        """What the target says, once it was told; meanwhile it is watched whether anybody still wants to know."""
         found: list[h11.Response] = []
         failure: list[Exception] = []
         async with trio.open_nursery() as nursery:
@@ -249,6 +249,7 @@ class OtlpRelay:
             async def listen() -> None:
                 try:
                     with trio.fail_after(_ANSWER):
+                        await far.send(*said)
                         found.append(await _response(far))
                 except (_Gone, OSError, h11.RemoteProtocolError, trio.TooSlowError) as error:
                     failure.append(error)
@@ -266,7 +267,9 @@ class OtlpRelay:
         error = failure[0]
         if isinstance(error, trio.TooSlowError):
             self.close()
-            raise Answered(504, f"{self._plan.to} took the request and said nothing for {_ANSWER:g} s")
+            raise Answered(
+                504, f"{self._plan.to} did not take the request and answer it within {_ANSWER:g} s"
+            )
         if isinstance(error, h11.RemoteProtocolError):
             self.close()
             raise Answered(502, f"what {self._plan.to} answered is no HTTP: {error}")

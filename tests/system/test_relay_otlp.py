@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import select
 import socket
 import sys
 import threading
@@ -385,6 +386,29 @@ def test_a_program_that_gives_up_waiting_frees_its_target() -> None:
             sock.sendall(raw_post(body))
             assert asked.wait(PATIENCE)
         assert freed.wait(PATIENCE)
+
+
+def test_a_target_that_takes_nothing_holds_no_export_of_a_program_that_has_gone() -> None:
+    """It was waited for until the connection had been idle for an hour, with a body that counts among all of them."""
+    accepted, freed = threading.Event(), threading.Event()
+
+    def take_nothing(sock: socket.socket) -> None:
+        accepted.set()
+        ended = select.poll()
+        ended.register(sock, select.POLLRDHUP)
+        if ended.poll(PATIENCE * 1000):
+            freed.set()
+
+    port = free_port()
+    large = trace(filler="x" * 4_000_000).SerializeToString()
+    with Program(take_nothing) as program, serving(config=settings(port, program.address)) as server:
+        with connected(port) as sock:
+            sock.sendall(raw_post(large))
+            assert accepted.wait(PATIENCE)
+        assert freed.wait(PATIENCE)
+        with Peer(server.address) as peer:
+            while peer.ask("status")["relays"][0]["open"]:
+                pass
 
 
 def test_a_kept_connection_that_the_target_has_closed_costs_no_export() -> None:
