@@ -22,13 +22,12 @@ from guestd.process.cgroup import Cgroup
 from guestd.process.launcher import NEVER
 from guestd.process.statuses import open_pidfd
 from guestd.session.chronicle import (
-    INPUT_GROUP,
-    JOB_GROUP,
+    GROUPS,
     JOURNAL_INODE,
-    LIVE_GROUP,
     LOOKED_TO,
     PID,
     SPAWNING,
+    SPOOL_INODE,
     TAIL_INODE,
     TAPE_INODE,
     VERSION,
@@ -42,6 +41,7 @@ from guestd.session.recording import NO_FD, Recording
 from guestd.session.sessionpage import SESSION_GROUP
 from guestd.session.shell import ShellJob
 from guestd.session.shellpage import facts_of
+from guestd.session.spool import Spool
 from guestd.session.terms import Terms
 from guestd.wire.result import EndedBy, Result
 
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from guestd.session.trace import Trace
 
 _MARK_SIZE = 16
-_GROUPS = (JOB_GROUP, LIVE_GROUP, INPUT_GROUP)
 
 
 class Kept(NamedTuple):
@@ -62,25 +61,26 @@ class Kept(NamedTuple):
     job: list[int]
     live: list[int]
     input: list[int]
+    spool: list[int]
 
     def close(self) -> None:
-        for fd in (*self.job, *self.live, *self.input):
+        for fd in (*self.job, *self.live, *self.input, *self.spool):
             os.close(fd)
 
 
 def sort(handed: Mapping[str, list[int]]) -> dict[str, Kept]:
     """What was handed over, by the mark of its job."""
-    found: defaultdict[str, Kept] = defaultdict(lambda: Kept([], [], []))
+    found: defaultdict[str, Kept] = defaultdict(lambda: Kept([], [], [], []))
     for name, fds in handed.items():
         group, mark = name[:1], name[1:]
-        if group in _GROUPS and len(mark) == _MARK_SIZE:
-            found[mark][_GROUPS.index(group)].extend(fds)
+        if group in GROUPS and len(mark) == _MARK_SIZE:
+            found[mark][GROUPS.index(group)].extend(fds)
     return dict(found)
 
 
 def is_kept(name: str) -> bool:
     """Is it the name of something that a supervisor has had kept, and not of a socket to listen on?"""
-    return name == SESSION_GROUP or (name[:1] in _GROUPS and len(name) == 1 + _MARK_SIZE)
+    return name == SESSION_GROUP or (name[:1] in GROUPS and len(name) == 1 + _MARK_SIZE)
 
 
 class NotBegun(Exception):
@@ -123,9 +123,10 @@ def adopt(mark: str, kept: Kept, around: Surroundings, shells: Shell) -> tuple[J
                 keyboard.recall(name, slots[name], offset)
     else:
         for stream in entry["streams"]:
+            tape = tapes.get(stream["stream"])
             recording = Recording(
                 stream["stream"], stream["name"], _by_inode(kept.live, stream["inode"]), stream["capacity"],
-                job.viewers, job.stream_changed, memory=tapes.get(stream["stream"]),
+                job.viewers, job.stream_changed, _spool(kept.spool, memory, stream, tape), tape,
             )  # fmt: skip
             job.recordings.append(recording)
         if entry["input"]:
@@ -195,6 +196,16 @@ def _tapes(fds: list[int], memory: LedgerMemory, entry: Mapping[str, Any]) -> di
                 fds.remove(fd)
                 break
     return found
+
+
+def _spool(
+    fds: list[int], memory: LedgerMemory, stream: Mapping[str, Any], tape: TapeMemory | None
+) -> Spool | None:
+    fd = _by_inode(fds, memory.ledger.number(SPOOL_INODE + stream["stream"]) or None)
+    if fd == NO_FD:
+        return None
+    limit, patient = stream["spool"]
+    return Spool(fd, limit, patient=patient, oldest=0 if tape is None else tape.tape.start)
 
 
 def _put_tails(fds: list[int], memory: LedgerMemory, job: Job) -> None:

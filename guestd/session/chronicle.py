@@ -1,9 +1,10 @@
 """What is written down of each job, so that the next supervisor can go on with it when this one dies at any instant.
 
-A job has a *page*: a ledger with all that is not in its descriptors, and three groups of those with whoever keeps
+A job has a *page*: a ledger with all that is not in its descriptors, and four groups of those with whoever keeps
 them. `j`: the ledger and the tapes, for as long as the job is remembered. `l`: the ends of its pipes or its terminal
 that this side reads, and its pidfd, until its output has ended. `i`: the end of its input, which must not be kept a
-moment longer than it is open here, or the program would wait for the end of its input.
+moment longer than it is open here, or the program would wait for the end of its input. `s`: the files behind its tapes,
+as long as these; apart, since a program writes all that is in them, and could write what looks like a page.
 
 The page is written before the program is started and after each change of what is on it. What changes with every
 key that is typed is a number in the ledger. What is written down of the session itself is in sessionpage.
@@ -48,7 +49,10 @@ TYPED = 32
 EXIT, EXIT_KNOWN = 20, 1 << 32
 #: To whom its end was told: a bit for the audit log and one for the exporter.
 TOLD, AUDITED, EXPORTED = 21, 1, 2
-JOB_GROUP, LIVE_GROUP, INPUT_GROUP = "j", "l", "i"
+#: The file behind the tape of each stream (from 1 on).
+SPOOL_INODE = 22
+JOB_GROUP, LIVE_GROUP, INPUT_GROUP, SPOOL_GROUP = "j", "l", "i", "s"
+GROUPS = (JOB_GROUP, LIVE_GROUP, INPUT_GROUP, SPOOL_GROUP)
 VERSION = 1
 #: What a job may come to have kept: page and journal, tapes and tails, pipes or a terminal with its relay, its pidfd.
 _FDS_OF_A_JOB = 10
@@ -79,7 +83,7 @@ class Chronicle:
 
     def forget(self, mark: str) -> None:
         """Have nothing kept of that job any more."""
-        for group in (JOB_GROUP, LIVE_GROUP, INPUT_GROUP):
+        for group in GROUPS:
             self.store.forget(group + mark)
 
     def open(self, job: Job) -> None:
@@ -204,6 +208,9 @@ class Page:
         if recording.memory_fd is not None:
             self._memory.ledger.set_number(TAPE_INODE + recording.stream, fstat(recording.memory_fd).st_ino)
             self._keep(JOB_GROUP, [recording.memory_fd])
+        if recording.spool is not None:
+            self._memory.ledger.set_number(SPOOL_INODE + recording.stream, fstat(recording.spool.fd).st_ino)
+            self._keep(SPOOL_GROUP, [recording.spool.fd])
 
     def keep_tail(self, recording: Recording, fd: int) -> None:
         """Output that its tape had no room for is in that file."""
@@ -256,6 +263,8 @@ class Page:
             self._live = False
             self._store.forget(LIVE_GROUP + self._job.mark)
         self._store.forget(JOB_GROUP + self._job.mark)
+        if any(recording.spool is not None for recording in self._job.recordings):
+            self._store.forget(SPOOL_GROUP + self._job.mark)
         if self._job.input is not None and self._job.input.journal is not None:
             self._job.input.journal.close()
         self._memory.close()
@@ -307,6 +316,7 @@ def _entry(job: Job) -> dict[str, Any]:
             {
                 "stream": recording.stream, "name": recording.name, "capacity": recording.capacity,
                 "inode": None if recording.at_end else fstat(recording.fd).st_ino,
+                "spool": None if recording.spool is None else [recording.spool.limit, recording.spool.patient],
             }
             for recording in job.recordings
         ],

@@ -134,9 +134,9 @@ class Command:
     def _spool(self, limit: int | None) -> Spool | None:
         settings = self._programs.settings
         if limit is None:
-            return Spool(settings.spool_dir, settings.command.spool_limit)
+            return Spool.begin(settings.spool_dir, settings.command.spool_limit)
         try:
-            return Spool(settings.spool_dir, limit, patient=False)
+            return Spool.begin(settings.spool_dir, limit, patient=False)
         except OSError as error:
             # It was a wish: the command goes without.
             _log.warning("no spool file in %s: %s", settings.spool_dir, error.strerror)

@@ -24,20 +24,28 @@ if TYPE_CHECKING:
 class Spool:
     """One stream's file. It has no name: it is gone with the last process that holds it."""
 
-    def __init__(self, folder: str, limit: int, *, patient: bool = True) -> None:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        self._fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        self._limit = limit
+    def __init__(self, fd: int, limit: int, *, patient: bool, oldest: int = 0) -> None:
+        """With a file that another process has begun: it was written from its beginning on, so what is in it is whole.
+        `oldest`: where the tape begins by now; what neither of them has nobody can add.
+        """
+        self.fd = fd
+        self.limit = limit
         self.patient = patient
         self._writing = False
         self._closed = False
-        self.end = 0
-        self.full = False
+        self.end = os.fstat(fd).st_size
+        self.full = self.end < oldest
+
+    @classmethod
+    def begin(cls, folder: str, limit: int, *, patient: bool = True) -> Spool:
+        """Raises OSError."""
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return cls(os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), limit, patient=patient)
 
     async def take(self, recording: Recording) -> None:
         """Write what the tape has and the file has not. In a thread: a disk may be slow."""
         while not (self.full or self._closed) and self.end < recording.end:
-            size = min(recording.end, self._limit) - self.end
+            size = min(recording.end, self.limit) - self.end
             if size == 0:
                 self.full = True
                 return
@@ -45,7 +53,7 @@ class Spool:
             piece = recording.tape.read(self.end, size)
             self._writing = True
             try:
-                written = await trio.to_thread.run_sync(os.pwrite, self._fd, piece.data, self.end)
+                written = await trio.to_thread.run_sync(os.pwrite, self.fd, piece.data, self.end)
             except OSError:
                 # No space left, or a disk that fails: what is in the file stays readable.
                 self.full = True
@@ -53,12 +61,12 @@ class Spool:
             finally:
                 self._writing = False
                 if self._closed:
-                    os.close(self._fd)
+                    os.close(self.fd)
             self.end += written
 
     def read(self, offset: int, most: int) -> Piece:
         """From the file. Written a moment ago by this process, so nearly always from memory."""
-        data = os.pread(self._fd, min(most, self.end - offset), offset)
+        data = os.pread(self.fd, min(most, self.end - offset), offset)
         return Piece(offset, memoryview(data))
 
     def held_at(self, positions: Sequence[int]) -> int | None:
@@ -71,4 +79,4 @@ class Spool:
         self._closed = True
         # A thread that writes would write to whatever gets the number next: then it closes the file itself.
         if not self._writing:
-            os.close(self._fd)
+            os.close(self.fd)

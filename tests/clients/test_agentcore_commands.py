@@ -204,6 +204,34 @@ def test_an_exception_in_mid_stream(tmp_path: Path) -> None:
         assert (ran.stdout, ran.exit) == ("begun\ndone\n", (0, "COMPLETED"))
 
 
+def test_a_retry_after_a_kill_of_guestd_is_the_same_command_from_its_start(tmp_path: Path) -> None:
+    """3 MB, of which a tape keeps one, and the client breaks off in their midst as an SDK does."""
+    command = {"command": f"echo ran >> {tmp_path}/runs; seq 1 500000; read line < {tmp_path}/go; exit 6"}
+    os.mkfifo(tmp_path / "go")
+
+    async def kill() -> None:
+        await survivor.next_after(await survivor.kill_serve())
+
+    with (
+        surviving("[init]\nrestart_delay = '10ms'\n") as survivor,
+        Wire(survivor.address) as wire,
+        sdk(wire.endpoint) as client,
+    ):
+        trio.run(survivor.ask)
+        always_send(client, "amz-sdk-invocation-id", "kept")
+        answer = client.invoke_agent_runtime_command(agentRuntimeArn=ARN, body=command)
+        next(iter(answer["stream"]))
+        trio.run(kill)
+        answer["stream"].close()
+        del answer
+        again = client.invoke_agent_runtime_command(agentRuntimeArn=ARN, body=command)
+        (tmp_path / "go").write_text("on\n")
+        ran = Ran(again["stream"])
+        assert (ran.exit, ran.stderr) == ((6, "COMPLETED"), "")
+        assert [int(each) for each in ran.stdout.split()] == list(range(1, 500_001))
+    assert (tmp_path / "runs").read_text() == "ran\n"
+
+
 def test_a_trace_reaches_the_command(client: Sdk) -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     assert run(client, "echo $TRACEPARENT", traceParent=trace).stdout == f"{trace}\n"

@@ -127,6 +127,36 @@ async def test_a_job_that_is_to_end_with_its_client_does_not_end_with_the_superv
         assert (await job.result()).status == 0
 
 
+async def _shown(survivor: Survivor, job_id: str, until: bytes = b"", given: bytes = b"") -> bytes:
+    """All of its output from the beginning, with nothing missing, to its end or until it ends so."""
+    out = bytearray()
+    async with survivor.connected() as client:
+        job = await client.attach(job_id, input=bool(given))
+        if given:
+            await job.send(given)
+        async for event in job:
+            assert isinstance(event, Output), event
+            assert event.offset == len(out)
+            out += event.data
+            if until and out.endswith(until):
+                break
+    return bytes(out)
+
+
+async def test_output_that_was_to_be_kept_whole_survives(survivor: Survivor) -> None:
+    """What is behind the tape, in a file, was gone with the supervisor, even when that made way for the next one."""
+    lines = b"".join(b"%d\n" % number for number in range(1, 60_001))
+    half = lines[: lines.index(b"30001\n")]
+    script = "seq 1 30000; read go; seq 30001 60000"
+    async with survivor.connected() as client:
+        await client.start(["sh", "-c", script], id="whole", stdin="stream", spool=True, tape=16384)
+    assert await _shown(survivor, "whole", until=b"\n30000\n") == half
+    await survivor.next_after(await survivor.kill_serve())
+    assert await _shown(survivor, "whole", given=b"go\n") == lines
+    await survivor.next_after(await survivor.upgrade())
+    assert await _shown(survivor, "whole") == lines
+
+
 async def test_what_a_shell_knows_of_itself_survives(survivor: Survivor) -> None:
     async with survivor.connected() as client:
         shell = await client.shell(
