@@ -395,9 +395,11 @@ def test_the_workspace_is_made_and_is_said_not_to_last() -> None:
         serving(config='workspace = "/mnt/fresh/work"\nuser = "nobody"\n') as server,
         Peer(server.address) as peer,
     ):
+        # Where the machine has disks that could be one, those are looked at first.
+        while not (found := peer.ask("status")["workspace"])["there"]:
+            pass
         assert os.stat("/mnt/fresh/work").st_uid == 65534
-        found = peer.ask("status")["workspace"]
-        assert (found["there"], found["persistent"]) == (True, False)
+        assert found["persistent"] is False
         assert "lost with this machine" in found["why"]
 
 
