@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -278,6 +279,29 @@ def test_after_kill_9_the_next_guestd_starts_and_clears_what_was_left() -> None:
             assert _folders() & left == set()
         assert not os.path.exists(first.path)
     assert _folders() - folders == set()
+
+
+#: Two children with a child each, none of which heed SIGTERM; says which of the four live when the second was to end.
+SPARING = """
+import os, select, signal, subprocess
+import trio
+from guestd.process.tree import end_below
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+deaf = "trap '' TERM; sleep 1000 & echo $!; wait"
+kept, gone = (subprocess.Popen(["sh", "-c", deaf], stdout=subprocess.PIPE) for _ in range(2))
+below = [int(each.stdout.readline()) for each in (kept, gone)]
+all_of_them = [os.pidfd_open(pid) for pid in (kept.pid, below[0], gone.pid, below[1])]
+trio.run(lambda: end_below({kept.pid}, grace=0.1))
+print([not select.select([each], [], [], 0)[0] for each in all_of_them])
+for pid in (below[0], kept.pid):
+    os.kill(pid, signal.SIGKILL)
+"""
+
+
+def test_at_the_very_end_everything_goes_but_who_is_spared() -> None:
+    """As the exporter is, which sends what the stop has to tell, and does not heed SIGTERM either."""
+    done = subprocess.run([sys.executable, "-c", SPARING], capture_output=True, timeout=PATIENCE, check=False)
+    assert done.stdout == b"[True, True, False, False]\n", done
 
 
 def test_two_guestds_leave_each_others_groups_alone() -> None:

@@ -197,6 +197,8 @@ def test_the_last_record_of_a_session_leaves_it_too(collector: Collector) -> Non
     with exporting(collector, f"{QUICK}flush = '20s'\n[stop]\ngrace = '30s'\n") as (server, peer):
         peer.open("exec", argv=["true"]).end()
         assert server.stop() == 0
+        # It is spared until everything else has ended.
+        assert "the exporter died" not in server.log
         lines = (server.directory / "audit.jsonl").read_text().splitlines()
     assert '"event":"log_closed"' in lines[-1]
     collector.until(lambda: {each.body for each in collector.logs} >= set(lines))
@@ -288,9 +290,12 @@ def test_grpc_when_the_variables_say_so() -> None:
 def test_mounts_and_the_guest_s_own_programs_are_seen_too(collector: Collector, tmp_path: Path) -> None:
     place = tmp_path / "memory"
     with exporting(collector) as (server, peer):
-        peer.ask("mount", path=str(place), type="tmpfs", source="tmpfs")
+        # Whatever a fact holds is masked as a command line is.
+        (source := tmp_path / "token=hunter2").mkdir()
+        peer.ask("mount", path=str(place), type="bind", source=str(source))
         span = collector.span("mount", guestd__mount__path=str(place))
-        assert (span.failed, span.attributes["guestd.mount.type"]) == (False, "tmpfs")
+        assert (span.failed, span.attributes["guestd.mount.type"]) == (False, "bind")
+        assert span.attributes["guestd.mount.source"] == f"{tmp_path}/token=***"
         collector.until(
             lambda: collector.point("guestd.mount.healthy", guestd__mount__path=str(place)).value == 1
         )
@@ -298,5 +303,6 @@ def test_mounts_and_the_guest_s_own_programs_are_seen_too(collector: Collector, 
         assert not collector.span("unmount", guestd__unmount__path=str(place)).failed
         collector.log("unmount_ended")
         text = (server.directory / "audit.jsonl").read_text()
+        assert "hunter2" not in text
         assert text.count('"event":"mount_ended"') == 1
         assert text.count('"event":"mount"') == 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from guestd.telemetry.redact import mask_value, shown_command
+from guestd.telemetry.redact import mask_text, mask_value, shown_command
 from guestd.wire.result import signal_name
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def span_of(
     attributes: dict[str, Any] = {"session.id": session, "guestd.kind": kind}
     for name, value in cast("dict[str, Any]", told["facts"]).items():
         if name not in {"why", "job"}:
-            attributes[f"guestd.{kind}.{name}"] = value
+            attributes[f"guestd.{kind}.{name}"] = mask_value(name, value) if isinstance(value, str) else value
         elif name == "job":
             attributes["guestd.job.id"] = value
     why = told["facts"].get("why")
@@ -52,7 +52,9 @@ def span_of(
         resource=resource,
         attributes={key: clean(value) for key, value in attributes.items() if value is not None},
         kind=SpanKind.SERVER if kind in _SERVERS else SpanKind.INTERNAL,
-        status=Status(StatusCode.UNSET) if why is None else Status(StatusCode.ERROR, text_of(str(why))),
+        status=Status(StatusCode.UNSET)
+        if why is None
+        else Status(StatusCode.ERROR, text_of(mask_text(str(why)))),
         start_time=int(told["start"]),
         end_time=int(told["end"]),
         instrumentation_scope=scope,
