@@ -105,7 +105,7 @@ def opened(server: str, query: str = "", *, begin: bool = True, **more: Any) -> 
         path,
         uri,
         max_size=None,
-        additional_headers={SESSION_HEADER: SESSION},
+        additional_headers={SESSION_HEADER: SESSION, **more.pop("headers", {})},
         ping_interval=None,
         **more,
     )
@@ -140,6 +140,15 @@ def test_a_shell_is_opened_with_both_ids_and_ended_by_ff(guest: Server) -> None:
             assert job["owner"] is not None
             end(shell)
             assert peer.ask("wait", id="both")["signal"] == 1, "SIGHUP, and it is gone when FF comes back"
+
+
+def test_a_shell_belongs_to_the_trace_of_who_opened_it(guest: Server) -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with opened(guest.address, headers={"traceparent": trace, "tracestate": "vendor=value"}) as shell:
+        ready(shell)
+        shell.type(b"echo $TRACEPARENT $TRACESTATE\n")
+        shell.until(f"{trace} vendor=value".encode())
+        end(shell)
 
 
 def test_a_heartbeat_is_echoed_and_unknown_channels_are_ignored(guest: Server) -> None:

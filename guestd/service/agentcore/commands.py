@@ -58,7 +58,7 @@ async def respond(surface: Surface, exchange: Exchange, route: Route) -> None:
     """Start the command, or find the one of that id, and show it to its end."""
     settings = surface.session.settings
     body = await exchange.body(_BODY_MAX, settings.limits.handshake)
-    request = read_request(settings, read_body(body), _trace(exchange))
+    request = read_request(settings, read_body(body), trace_of(exchange))
     job_id = job_id_of(exchange.header(b"amz-sdk-invocation-id"))
     surface.used("command")
     await surface.wait_for_mounts(job_id)
@@ -139,7 +139,8 @@ def user_of(settings: Settings) -> str | None:
     return settings.agentcore.user or ("root" if os.geteuid() == 0 else None)
 
 
-def _trace(exchange: Exchange) -> dict[str, str]:
+def trace_of(exchange: Exchange) -> dict[str, str]:
+    """The trace that a request belongs to, as a native one would say it."""
     found = {name: exchange.header(name.encode()) for name in _TRACE}
     return {name: value.decode("latin-1") for name, value in found.items() if value}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from guestd.errors import BadRequest, LimitReached
 from guestd.service.agentcore import channels
-from guestd.service.agentcore.commands import user_of
+from guestd.service.agentcore.commands import trace_of, user_of
 from guestd.service.agentcore.failures import TOO_MANY_SHELLS, AwsError
 from guestd.service.agentcore.shellview import ShellView
 from guestd.service.shells import read_shell
@@ -20,6 +20,8 @@ from guestd.session.shell import ShellJob
 from guestd.wire.messages import Fields
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from trio_websocket import WebSocketConnection
 
     from guestd.service.agentcore.exchange import Exchange, HttpPeer
@@ -40,7 +42,7 @@ async def respond(surface: Surface, exchange: Exchange, route: Route, peer: Http
     shell_id = _shell_id(route)
     surface.used("shell")
     await surface.wait_for_mounts(shell_id)
-    job, created = _open(surface, shell_id)
+    job, created = _open(surface, shell_id, trace_of(exchange))
     surface.accepted(exchange, route, job=job.id)
     headers = [*surface.headers(exchange, route), (SHELL_ID, job.id.encode())]
     offered = exchange.words(b"sec-websocket-protocol")
@@ -74,7 +76,7 @@ def _shell_id(route: Route) -> str:
     return shell_id
 
 
-def _open(surface: Surface, shell_id: str) -> tuple[ShellJob, bool]:
+def _open(surface: Surface, shell_id: str, trace: Mapping[str, str]) -> tuple[ShellJob, bool]:
     jobs, settings = surface.session.jobs, surface.session.settings
     known = jobs.get(shell_id) if jobs.knows(shell_id) else None
     if isinstance(known, ShellJob) and known.result is None:
@@ -87,7 +89,7 @@ def _open(surface: Surface, shell_id: str) -> tuple[ShellJob, bool]:
             f"{running} shells are open and the limit is {settings.agentcore.shells}; end some (`guestctl ps` lists"
             " them, those that nobody is attached to as well), or raise agentcore.shells",
         )
-    request = read_shell(settings, Fields({"user": user_of(settings)}))
+    request = read_shell(settings, Fields({"user": user_of(settings), **trace}))
     # Who opens a shell by its id alone says nothing about how it was started.
     request.given = ()
     try:
