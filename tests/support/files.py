@@ -92,7 +92,7 @@ def guestctl(
     """Run guestctl to its end."""
     return subprocess.run(
         [sys.executable, "-m", "guestd.ctl", "--to", address, *arguments],
-        capture_output=True, check=False, timeout=60, env=environment(), input=input, cwd=cwd,
+        capture_output=True, check=False, timeout=180, env=environment(), input=input, cwd=cwd,
     )  # fmt: skip
 
 

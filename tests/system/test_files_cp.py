@@ -525,6 +525,7 @@ async def test_a_refusal_is_not_asked_again(tmp_path: Path) -> None:
             os.close(fd)
 
 
+@pytest.mark.timeout(400)
 def test_a_hundred_thousand_files_both_ways(server: Server, tmp_path: Path) -> None:
     with mounted_tmpfs(tmp_path / "memory", "size=2g,nr_inodes=1m"):
         top = tmp_path / "memory/src"
