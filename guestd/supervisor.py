@@ -172,7 +172,7 @@ class _Supervisor:
             upgrade=Upgrade(store, statuses, spawner, own, leaving.set),
             settings=settings, jobs=jobs, reaper=reaper, spawner=spawner, clock=_clock, has_cgroups=cgroups is not None,
             boot_id=read_boot_id(), session_id=identity.session_id, generation=identity.generation,
-            previous=identity.previous, identity_changed=identity.write,
+            previous=identity.previous, restarts=identity.restarts, identity_changed=identity.write,
             listening=[listener.name for listener in self._listeners], started=_clock(),
         )  # fmt: skip
         try:

@@ -119,10 +119,9 @@ class Life:
         self.watch.changed()
 
     async def _run_workload(self) -> None:
-        """It is not started without the file systems that it needs."""
+        """It is not started without the file systems that it needs, neither at first nor again."""
         assert self.workload is not None
-        await self.mounts.wait_until_open()
-        await self.workload.run()
+        await self.workload.run(self.mounts.wait_until_open)
 
     def _mount_failed(self, path: str) -> None:
         if self.mounts.settings.storage.required == "stop" and not self.stop.asked.is_set():

@@ -21,7 +21,7 @@ from guestd.lifecycle.own import own_request
 from guestd.wire.result import FAILED_STATUS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from guestd.config import Settings
     from guestd.lifecycle.events import Events
@@ -53,7 +53,7 @@ class Workload:
         self._events = events
         self._clock = clock
         self._ended = ended
-        self._stopping = False
+        self._stopping = self._over = False
         self._waiting = trio.CancelScope()
         self.id = ID
         self.job: Job | None = None
@@ -82,7 +82,7 @@ class Workload:
     def state(self) -> str:
         if self.job is not None:
             return self.job.state
-        return "waiting" if self._restart_at is not None else "ended"
+        return "ended" if self._over or self._stopping else "waiting"
 
     def describe(self) -> dict[str, Any]:
         """For `status`."""
@@ -108,11 +108,25 @@ class Workload:
         self._stopping = True
         self._waiting.cancel()
 
-    async def run(self) -> None:
-        """Until it has ended for good, or has ended after `stop`."""
+    async def run(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Until it has ended for good, or has ended after `stop`. Each start waits for what it needs; one that runs
+        already does not.
+        """
+        self._over = False
+        try:
+            await self._run(wait)
+        finally:
+            self._over = True
+
+    async def _run(self, wait: Callable[[], Awaitable[None]]) -> None:
         workload = self._settings.workload
         delay = workload.backoff
         while not self._stopping:
+            if self._left_running() is None:
+                with trio.CancelScope() as self._waiting:
+                    await wait()
+                if self._stopping:
+                    return
             begun = self._clock()[1]
             job = self._start()
             if job is not None:
@@ -136,16 +150,20 @@ class Workload:
         restart = self._settings.workload.restart
         return restart == "always" or (restart == "on-failure" and (result is None or result.status != 0))
 
+    def _left_running(self) -> Job | None:
+        """The one that a guestd before this one has left."""
+        job = self._jobs.get(ID) if self._jobs.knows(ID) else None
+        return None if job is None or job.result is not None else job
+
     def _start(self) -> Job | None:
         jobs = self._jobs
-        known = jobs.get(ID) if jobs.knows(ID) else None
+        job = self._left_running()
+        taken_over = job is not None
         try:
-            if known is not None and known.result is None:
-                job, taken_over = known, True
-            else:
-                if known is not None:
+            if job is None:
+                if jobs.knows(ID):
                     jobs.rename_ended(ID, f"{ID}-{self.starts or 'before'}")
-                job, taken_over = jobs.start_own(ID, self._request()), False
+                job = jobs.start_own(ID, self._request())
         except GuestdError as error:
             _log.warning("the workload could not be started: %s", error.message)
             observe.ended("workload_start", self, starts=self.starts, why=error.message)

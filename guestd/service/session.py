@@ -55,6 +55,8 @@ class Session:
     surface: Surface | None = None
     #: Ids this session had before it was resumed, oldest first: who knew it by one of them finds its jobs here.
     previous: list[str] = field(default_factory=list[str])
+    #: How many supervisors it has had before this one.
+    restarts: int = 0
     #: The last request that counts as use, and when, by the monotonic clock.
     requested: tuple[str, float] = ("", 0.0)
     #: There from the first moment on in which anybody can ask for anything.

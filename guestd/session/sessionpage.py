@@ -41,6 +41,8 @@ class SessionPage:
         self.generation = generation
         #: Ids that it had before it was resumed.
         self.previous = previous
+        #: How many supervisors it has had before this one.
+        self.restarts = 0
         #: What the supervisor before this one knew of its use, and of what it is to end by.
         self.use: dict[str, Any] | None = None
         #: What it had mounted.
@@ -75,6 +77,8 @@ class SessionPage:
     def _read(cls, memory: LedgerMemory, store: FdStore) -> SessionPage:
         found = cast("dict[str, Any]", msgpack.unpackb(memory.ledger.read()))
         page = cls(store, memory, found["session_id"], found["generation"] + 1, found["previous"])
+        # One of a version that did not count them: each generation was a restart, or left an id behind.
+        page.restarts = found.get("restarts", found["generation"] - len(found["previous"])) + 1
         page.use = found["use"]
         page.mounts = found.get("mounts") or []
         return page
@@ -95,7 +99,7 @@ class SessionPage:
         if self._memory is not None:
             entry = {
                 "session_id": self.session_id, "generation": self.generation, "previous": self.previous, "use": use,
-                "mounts": self.mounts,
+                "mounts": self.mounts, "restarts": self.restarts,
             }  # fmt: skip
             try:
                 self._memory.ledger.write(msgpack.packb(entry))

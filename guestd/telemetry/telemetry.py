@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         session_id: str
         generation: int
         previous: list[str]
+        restarts: int
 
         @property
         def connections(self) -> Collection[object]: ...
@@ -238,7 +239,7 @@ class Telemetry:
             "connections": len(session.connections),
             "attachments": spans.count("attachment"),
             "tapes": sum(job.held_bytes for job in jobs),
-            "restarts": session.generation - len(session.previous),
+            "restarts": session.restarts,
             "workload_starts": 0 if life.workload is None else life.workload.starts,
             "mounts": {
                 mount.path: mount.is_there and not mount.troubles for mount in life.mounts.entries.values()

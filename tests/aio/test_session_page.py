@@ -26,6 +26,21 @@ def test_a_session_goes_on_one_generation_further() -> None:
     page.close()
 
 
+def test_restarts_are_counted_however_often_it_was_resumed() -> None:
+    """They were guessed from the generation and the ids before, of which only so many are kept."""
+    entry = {"session_id": "it", "generation": 4, "previous": ["before"], "use": None}
+    memory = LedgerMemory(4096)
+    memory.ledger.write(msgpack.packb(entry))
+    fd = memory.fd
+    for restarts in (4, 5):
+        page = SessionPage.find({SESSION_GROUP: [os.dup(fd)]}, FdStore({}))
+        assert page.restarts == restarts
+        for number in range(20):
+            page.write(f"resumed {number}", page.generation + 1, ["a", "b"])
+        page.close()
+    memory.close()
+
+
 @pytest.mark.logs("not understood")
 @pytest.mark.parametrize(
     "entries",

@@ -300,6 +300,33 @@ def test_work_is_refused_without_a_required_mount_unless_it_is_asked_for_all_the
         assert peer.ask("exec", argv=["true"])["code"] == 0
 
 
+def test_the_workload_waits_for_what_it_needs_each_time_that_it_is_started() -> None:
+    """It was `ended` while it waited, so that an invocation was turned away; and started again without its mount."""
+    config = f"{FAILING}[workload]\ncommand = 'sleep 1000'\nbackoff = '100ms'\n"
+    with serving(config=config) as server, Peer(server.address) as peer:
+
+        def state() -> tuple[str, int]:
+            found = peer.ask("status")["workload"]
+            return "backoff" if found["restarts_in"] is not None else found["state"], found["starts"]
+
+        assert state() == ("waiting", 0)
+        os.mkdir("/mnt/not-there")
+        peer.ask("mount", path="needed")
+        while state()[0] != "running":
+            pass
+        peer.ask("unmount", path="needed")
+        os.rmdir("/mnt/not-there")
+        assert refused(peer, "mount", path="needed")["code"] == "mount_failed"
+        peer.ask("kill", id="workload")
+        while (found := state())[0] in {"ended", "backoff"}:
+            pass
+        assert found == ("waiting", 1)
+        os.mkdir("/mnt/not-there")
+        peer.ask("mount", path="needed")
+        while state() != ("running", 2):
+            pass
+
+
 def test_work_may_be_allowed_without_it() -> None:
     with serving(config=f"{FAILING}[storage]\nrequired = 'allow'\n") as server, Peer(server.address) as peer:
         assert peer.ask("exec", argv=["true"])["code"] == 0

@@ -102,6 +102,27 @@ def test_a_serve_that_dies_as_a_disk_comes_up_has_mounted_it_all_the_same(tmp_pa
         assert guest.wait() == 0
 
 
+def test_a_workload_that_runs_is_taken_over_also_where_its_mount_is_gone(tmp_path: Path) -> None:
+    """It was nobody's until the mount was back: not asked how it is, and not the first to hear of a stop."""
+    source = tmp_path / "source"
+    source.mkdir()
+    config = (
+        f"[[mount]]\nname = 'data'\ntype = 'bind'\nsource = '{source}'\n[workload]\ncommand = 'sleep 1000'\n"
+    )
+    with booted(fake=False, config=config) as guest:
+        while (before := _status(guest)["workload"])["state"] != "running":
+            pass
+        with peer_of(guest) as peer:
+            peer.ask("unmount", path="data")
+        source.rmdir()
+        os.kill(guest.outer(_status(guest)["pid"]), signal.SIGKILL)
+        guest.wait_for("serve is ready", times=2)
+        while (now := _status(guest))["workload"]["state"] != "running":
+            pass
+        assert now["mounts"]["ready"] is False
+        assert now["workload"]["pid"] == before["pid"]
+
+
 def _status(guest: Guest) -> dict[str, Any]:
     with peer_of(guest) as peer:
         return peer.ask("status")
