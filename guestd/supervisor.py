@@ -19,7 +19,7 @@ import sys
 import time
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -173,6 +173,7 @@ class _Supervisor:
             settings=settings, jobs=jobs, reaper=reaper, spawner=spawner, clock=_clock, has_cgroups=cgroups is not None,
             boot_id=read_boot_id(), session_id=identity.session_id, generation=identity.generation,
             previous=identity.previous, restarts=identity.restarts, identity_changed=identity.write,
+            uploads_changed=identity.note_uploads,
             listening=[listener.name for listener in self._listeners], started=_clock(),
         )  # fmt: skip
         try:
@@ -219,6 +220,8 @@ class _Supervisor:
                     living.start_soon(session.telemetry.run)
                     living.start_soon(session.relays.run)
                     living.start_soon(_prepare)
+                    if identity.uploads:
+                        living.start_soon(_take_over_uploads, session, identity.uploads)
                     living.start_soon(self._heed, session, signals)
                     living.start_soon(self._make_room, session, leaving)
                     await living.start(_heed_hang_ups, session, self._early)
@@ -325,6 +328,13 @@ class _Supervisor:
         self.status = stop.status
         if stop.cause != "signal":
             tell_init(self._environ, stop.action, stop.status)
+
+
+async def _take_over_uploads(session: Session, uploads: list[dict[str, Any]]) -> None:
+    """Whoever sent them may come back, and if not they are to go all the same."""
+    from guestd.service.files import files_of
+
+    files_of(session).parts.take_over(uploads)
 
 
 async def _heed_hang_ups(

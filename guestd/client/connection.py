@@ -68,7 +68,7 @@ class Connection:
         self._filled = trio.lowlevel.ParkingLot()
         self._drained = trio.lowlevel.ParkingLot()
         self._heard_at = -math.inf
-        self._reading = trio.CancelScope()
+        self._reading = trio.CancelScope(shield=True)
         self._over = trio.Event()
 
     # -- beginning and end --
@@ -115,6 +115,7 @@ class Connection:
             await self.drain()
         self._die(ConnectionLost("it was closed on this side"))
         self._sending.cancel()
+        self._reading.cancel()
         with trio.move_on_after(_CLOSE_TIME, shield=True):
             await self._link.aclose()
 
@@ -233,6 +234,9 @@ class Connection:
     # -- in --
 
     async def _read(self) -> None:
+        """Not cancelled with what is around it either: to whoever is cancelled the connection is not lost, so that they
+        still say so; and a guest whose own words are not read reads nothing.
+        """
         error: Exception = ConnectionLost("it was closed on this side")
         try:
             with self._reading:

@@ -83,6 +83,8 @@ class Stop:
         self.receipt: dict[str, Any] | None = None
         #: Called with the receipt. They must not block.
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        #: What ends by itself when a stop is asked for, and had better be over before disks are unmounted.
+        self.before_disks: list[Callable[[], Awaitable[None]]] = []
         #: What else has to leave this machine before it ends. Each is given up when its time is over.
         self.flushes: list[Callable[[], Awaitable[None]]] = []
         self._by = ""
@@ -168,6 +170,8 @@ class Stop:
                 jobs, self._settings, "stop", stop.hooks, hooks,
                 limit=stop.hook_timeout, until=lambda: self._due(_HOOKS),
             )  # fmt: skip
+            for wait in self.before_disks:
+                await wait()
         telemetry = await self._flush_rest()
         flushed: list[dict[str, Any]] = []
         with self._until(_FLUSHED):

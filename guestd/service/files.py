@@ -6,7 +6,6 @@ Requests are read here, field by field; what they ask for is done by a process o
 from __future__ import annotations
 
 import logging
-import marshal
 import os
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,9 +14,9 @@ import trio
 from guestd.config import capability_numbers
 from guestd.errors import BadRequest, FileFailed, GuestdError, ShuttingDown, StartFailed, from_map
 from guestd.process.identity import Users
+from guestd.service.parts import Parts, key_of
 from guestd.service.transfer import Transfer
 from guestd.storage.file_agents import Agents
-from guestd.wire.frames import Kind
 from guestd.wire.messages import unpack_payload
 
 if TYPE_CHECKING:
@@ -39,8 +38,6 @@ DIGESTS = ("sha256", "blake2b", "none")
 IGNORED = (".git", "node_modules")
 _IGNORE_MAX = 256
 _XATTRS_MAX = 64 * 1024
-#: Parts of files that are kept for who comes back; beyond it the oldest go.
-_PARTIAL_MAX = 256
 
 
 class Files:
@@ -60,8 +57,11 @@ class Files:
         )  # fmt: skip
         self.under_way: set[Transfer] = set()
         self._connections: dict[Channel, Connection] = {}
-        # Uploads whose connection was lost, and when they are given up.
-        self._partial: dict[tuple[object, ...], trio.CancelScope] = {}
+        #: What has arrived of uploads whose connection was lost.
+        self.parts = Parts(self, session)
+        # Nothing is under way any more, and no process of ours keeps a file system from being unmounted.
+        self._settled = trio.Event()
+        session.life.stop.before_disks.append(self._settled.wait)
         session.nursery.start_soon(self._until_stop)
 
     @property
@@ -71,15 +71,19 @@ class Files:
     async def _until_stop(self) -> None:
         await self._session.life.stop.asked.wait()
         for transfer in list(self.under_way):
-            transfer.stop(ShuttingDown("the session is stopping: the transfer was given up"))
+            transfer.stop(ShuttingDown("the session is stopping: the transfer was given up"), keep=False)
         self.agents.close()
+        await self.parts.discard_all()
+        await self.agents.wait_ended()
+        self._settled.set()
 
     def begin(self, connection: Connection, channel: Channel, transfer: Transfer) -> None:
         """Do what a transfer is asked for."""
         if self.stopping:
             raise ShuttingDown("the session is stopping: nothing new is begun")
-        if transfer.ask["op"] == "write":
+        if transfer.ask["upload"] is not None:
             self._take_over(transfer)
+            self.parts.begin(transfer.identity, transfer.ask)
         channel.handler = transfer
         self._connections[channel] = connection
 
@@ -88,16 +92,19 @@ class Files:
                 return await transfer.run()
             finally:
                 del self._connections[channel]
+                if transfer.ask["upload"] is not None:
+                    self.parts.end(transfer.ask)
 
         connection.start_soon(channel, answer)
 
     def _take_over(self, transfer: Transfer) -> None:
         """Who comes back is the one who goes on, also where the connection before was not known to be lost."""
-        ask = transfer.ask
-        self._forget(_key(ask))
-        for other in self._going_on(_key(ask)):
-            if ask["upload"] is not None:
-                other.stop(FileFailed("another connection goes on with this upload"))
+        for other in self.sending(key_of(transfer.ask)):
+            other.stop(FileFailed("another connection goes on with this upload"), keep=True)
+
+    def sending(self, key: tuple[object, ...]) -> list[Transfer]:
+        """Who sends that upload at the moment."""
+        return [each for each in self.under_way if key_of(each.ask) == key]
 
     def connection_of(self, channel: Channel) -> Connection:
         return self._connections[channel]
@@ -123,55 +130,8 @@ class Files:
     def touch(self, ask: dict[str, Any]) -> None:
         self._session.life.watch.touch("transfer", f"{ask['op']} {self.shown(ask)}")
 
-    def expire(self, identity: Identity, ask: dict[str, Any]) -> None:
-        """A part of a file is left, for a client that may come back."""
-        key = _key(ask)
-        self._forget(key)
-        if len(self._partial) >= _PARTIAL_MAX:
-            # The oldest one's time is over now.
-            self._partial[next(iter(self._partial))].cancel()
-        self._partial[key] = scope = trio.CancelScope()
-        self._session.nursery.start_soon(self._discard_later, key, identity, {**ask, "op": "discard"}, scope)
 
-    def _forget(self, key: tuple[object, ...]) -> None:
-        """Somebody has come back for it."""
-        scope = self._partial.pop(key, None)
-        if scope is not None:
-            scope.cancel()
-
-    def _going_on(self, key: tuple[object, ...]) -> list[Transfer]:
-        return [each for each in self.under_way if _key(each.ask) == key]
-
-    async def _discard_later(
-        self, key: tuple[object, ...], identity: Identity, ask: dict[str, Any], scope: trio.CancelScope
-    ) -> None:
-        with scope:
-            await trio.sleep(self._session.settings.files.keep_partial)
-        if self._partial.get(key) is not scope:
-            return
-        del self._partial[key]
-        if self._going_on(key):
-            return
-        try:
-            agent = await self.agents.get(identity, watches=False)
-        except (GuestdError, OSError) as error:
-            _log.info("a part of %s stays, for want of a process: %s", self.shown(ask), error)
-            return
-        try:
-            agent.line.send(bytes((Kind.OPEN,)) + marshal.dumps(ask))
-            with trio.move_on_after(self.timeout):
-                await trio.lowlevel.wait_readable(agent.line)
-        except OSError as error:
-            _log.info("a part of %s stays: %s", self.shown(ask), error)
-        finally:
-            self.agents.put_away(agent, self.shown(ask))
-
-
-def _key(ask: dict[str, Any]) -> tuple[object, ...]:
-    return (ask["uid"], ask["root"], ask["path"], ask["upload"])
-
-
-def _files(session: Session) -> Files:
+def files_of(session: Session) -> Files:
     """Made for the first request."""
     if session.files is None:
         session.files = Files(session)
@@ -317,7 +277,7 @@ _OPERATIONS: dict[str, tuple[Callable[[Fields, Files], dict[str, Any]], bool]] =
 
 
 def _begin(op: str, session: Session, connection: Connection, channel: Channel, fields: Fields) -> None:
-    files = _files(session)
+    files = files_of(session)
     read, takes = _OPERATIONS[op]
     identity = files.identity(fields)
     ask = {**_common(session, op, fields, identity), "upload": None, **read(fields, files)}

@@ -45,6 +45,8 @@ class Session:
     generation: int = 0
     #: Told of another identity.
     identity_changed: Callable[[str, int, list[str]], None]
+    #: Told of the parts of uploads that are there, for whoever comes after this guestd.
+    uploads_changed: Callable[[list[dict[str, Any]]], None]
     started: tuple[float, float] = (0.0, 0.0)
     served: int = 0
     #: Of those connections, how many are of the guest's own programs.

@@ -57,7 +57,7 @@ class Transfer:
         """`takes`: the client sends data. `keeps`: what has come of it stays when the connection is lost."""
         self._files = files
         self._channel = channel
-        self._identity = identity
+        self.identity = identity
         self.ask = ask
         self._takes = takes
         self._keeps = keeps
@@ -78,7 +78,8 @@ class Transfer:
         self._sent_all = not takes
         self._done = False
         self._failure: GuestdError | None = None
-        self._lost = False
+        # The connection; the process that does it.
+        self._lost = self._broken = False
         self._heard = 0.0
         self._touched = 0.0
 
@@ -122,6 +123,7 @@ class Transfer:
         except OSError:
             size = 0
         if not size:
+            self._broken = True
             self._fail(self._why_it_ended())
             return None
         self._heard = trio.current_time()
@@ -225,15 +227,19 @@ class Transfer:
                 nursery.start_soon(self._see_that_it_answers)
                 await self._listen(agent)
         except OSError:
+            self._broken = True
             self._fail(self._why_it_ended())
         finally:
             hangs = isinstance(self._failure, TimedOut)
             self._agent = None
+            if not self._done and not self._scope.cancel_called:
+                # Ended from around it: its connection has gone, which it is told of only behind this.
+                self._lost = True
+            if self._keeps and not self._done and (self._lost or self._broken or hangs):
+                files.parts.leave(self.identity, self.ask)
             if self._done and not hangs:
                 files.agents.give_back(agent)
             elif self._lost or hangs:
-                if self._lost and self._keeps:
-                    files.expire(self._identity, self.ask)
                 files.agents.put_away(agent, files.shown(self.ask), hangs=hangs)
             else:
                 # Nobody comes back for what it has.
@@ -243,7 +249,7 @@ class Transfer:
         """A process that has the request. One that was ended while it had nothing to do concerns no client."""
         request = bytes((Kind.OPEN,)) + marshal.dumps(self.ask)
         while True:
-            agent = await self._files.agents.get(self._identity, watches=self._watches)
+            agent = await self._files.agents.get(self.identity, watches=self._watches)
             try:
                 agent.line.send(request)
             except BrokenPipeError:
@@ -303,9 +309,9 @@ class Transfer:
         self._failure = self._failure or error
         self._scope.cancel()
 
-    def stop(self, error: GuestdError) -> None:
-        """From outside: it is not to go on. What it keeps for who comes back, it keeps."""
-        self._lost = self._keeps
+    def stop(self, error: GuestdError, *, keep: bool) -> None:
+        """From outside: it is not to go on. `keep`: what there is of an upload is for who comes back."""
+        self._lost = keep and self._keeps
         self._fail(error)
 
     def _why_it_ended(self) -> GuestdError:

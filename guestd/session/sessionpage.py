@@ -1,7 +1,7 @@
 """What is written down of the session itself, so that the next supervisor goes on with the same one.
 
 One ledger of its own beside the jobs' pages: the session's id and generation, the ids that it had before, how it was
-used, and what it had mounted. The descriptors' keeper holds it until the session is over.
+used, what it had mounted, and what uploads have left. The descriptors' keeper holds it until the session is over.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class SessionPage:
         self.use: dict[str, Any] | None = None
         #: What it had mounted.
         self.mounts: list[dict[str, Any]] = []
+        #: What was left of uploads whose clients may come back.
+        self.uploads: list[dict[str, Any]] = []
 
     @classmethod
     def find(cls, handed: Mapping[str, list[int]], store: FdStore) -> SessionPage:
@@ -81,6 +83,7 @@ class SessionPage:
         page.restarts = found.get("restarts", found["generation"] - len(found["previous"])) + 1
         page.use = found["use"]
         page.mounts = found.get("mounts") or []
+        page.uploads = found.get("uploads") or []
         return page
 
     def write(self, session_id: str, generation: int, previous: list[str]) -> None:
@@ -93,13 +96,18 @@ class SessionPage:
         self.mounts = mounts
         self.note_use(self.use)
 
+    def note_uploads(self, uploads: list[dict[str, Any]]) -> None:
+        """These parts of files lie about."""
+        self.uploads = uploads
+        self.note_use(self.use)
+
     def note_use(self, use: dict[str, Any] | None) -> None:
         """It is used like that."""
         self.use = use
         if self._memory is not None:
             entry = {
                 "session_id": self.session_id, "generation": self.generation, "previous": self.previous, "use": use,
-                "mounts": self.mounts, "restarts": self.restarts,
+                "mounts": self.mounts, "restarts": self.restarts, "uploads": self.uploads,
             }  # fmt: skip
             try:
                 self._memory.ledger.write(msgpack.packb(entry))

@@ -44,7 +44,10 @@ _OPERATIONS: dict[str, Callable[[Line, Places, dict[str, Any]], None]] = {
 def main() -> None:
     """Serve one line until its end."""
     line = Line(LINE_FD)
-    _, first = line.receive()
+    try:
+        _, first = line.receive()
+    except Gone:
+        return  # nobody came to ask for anything
     user = read_message(first)
     refused = _another_version(user["version"])
     if user["watches"] and refused is None:

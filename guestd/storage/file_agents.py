@@ -95,6 +95,8 @@ class Agents:
         self._nursery = nursery
         self._say = say
         self._idle: list[Agent] = []
+        # Those that have not ended, as far as anybody has looked.
+        self._there: set[Agent] = set()
         self._sweeping = False
         self._closed = False
         self._working = trio.CapacityLimiter(settings.files.processes)
@@ -173,6 +175,7 @@ class Agents:
         except BaseException:
             agent.close()
             raise
+        self._there = {each for each in self._there if not each.ended.is_set()} | {agent}
         return agent
 
     def _plan(self, fds: dict[int, int | None], *, change: bool) -> Plan:
@@ -266,6 +269,12 @@ class Agents:
         await agent.ended.wait()
         del self.stuck[agent.pid]
         self._say("file_system_answers", pid=agent.pid, path=where)
+
+    async def wait_ended(self) -> None:
+        """Until all have ended, but those that cannot be ended. Each is put away by whoever has it."""
+        for agent in list(self._there):
+            if agent.pid not in self.stuck:
+                await agent.ended.wait()
 
     def _stuck_where(self) -> str:
         return ", ".join(sorted(set(self.stuck.values()))[:3])

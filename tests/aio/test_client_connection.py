@@ -216,7 +216,7 @@ async def test_a_writer_that_is_cancelled_in_the_middle_of_a_frame_takes_the_con
     near, _far = memory_stream_pair()
     stream = HalfSender(near, 0)
     connection = Connection(StreamLink(stream), "the guest")
-    # The writer alone: in use the reader is cancelled with it, and either may be first to say so.
+    # The writer alone: in use the reader goes with it.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection._write)
         connection.post_data(1, 0, 0, memoryview(b"the first"))
@@ -243,6 +243,27 @@ async def test_a_cancelled_request_is_reset_so_that_the_guest_does_not_answer_fo
                 await peer.expect(Kind.OPEN)
                 scope.cancel()
         assert (await peer.expect(Kind.RESET)).channel == 1
+
+
+async def test_a_request_is_reset_also_where_its_whole_client_is_cancelled() -> None:
+    """The reader was cancelled too, and took it for a lost connection: where it was first, nobody said anything."""
+    for _ in range(20):  # which of the tasks is first is chance
+        near, far = memory_stream_pair()
+        peer = Peer(far)
+        scope = trio.CancelScope()
+
+        async def ask(near: trio.abc.Stream = near, scope: trio.CancelScope = scope) -> None:
+            with scope:
+                async with over(near) as client:
+                    await client.wait("job")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await peer.greet()
+            await peer.expect(Kind.OPEN)
+            scope.cancel()
+            assert (await peer.expect(Kind.RESET)).channel == 1
+            assert await peer.receive() is None
 
 
 # ------------------------------------------------------------------------------------------------------- credit

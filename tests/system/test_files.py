@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+import guestd
 from guestd.client import connect
 from guestd.client.copying import Terms
 from guestd.client.copying_files import LocalFile, download, upload
@@ -31,6 +35,7 @@ from tests.support.commands import NOBODY, public_folder
 from tests.support.files import NAMES, agents_of, asking, left_over, mounted_tmpfs, pattern
 from tests.support.hanging import hanging_mount
 from tests.support.peer import Peer
+from tests.support.survivor import surviving
 
 if TYPE_CHECKING:
     from guestd.client import Client
@@ -356,12 +361,13 @@ async def test_a_connection_that_is_lost_goes_on_at_its_offset(tmp_path: Path) -
             call = peer.open("write", path=file, upload="one")
             assert call.accepted()["offset"] == 0
             call.data(0, data[:100_000])
+            while _size_of_part(tmp_path) < 100_000:
+                pass
             call.data(100_000, data[100_000:200_000], most=5000)  # and is cut in the middle of a frame
+        while agents_of(server):  # noqa: ASYNC110  by then it is known that the connection was lost
+            await trio.sleep(0.01)
         async with client.files.write(file, upload="one", digest="sha256") as writer:
-            assert writer.offset in {
-                0,
-                100_000,
-            }  # as far as the first frame, where it was read before the loss
+            assert writer.offset == 100_000
             await writer.send(data[writer.offset :])
             told = await writer.finish(digest=hashlib.sha256(data).hexdigest())
         assert told["size"] == len(data)
@@ -407,6 +413,51 @@ async def test_what_nobody_comes_back_for_is_taken_away(tmp_path: Path) -> None:
             while not left_over(tmp_path):
                 pass
         await _cleared(tmp_path)
+
+
+async def test_what_nobody_comes_back_for_is_taken_away_by_the_next_guestd_too(tmp_path: Path) -> None:
+    """One that was killed had forgotten when their time is over, and they lay there for ever."""
+    config = "[files]\nkeep_partial = '100ms'\n[init]\nrestart_delay = '10ms'\nrestart_delay_max = '10ms'\n"
+    with surviving(config) as survivor:
+        await survivor.ask()  # it is there
+        with Peer(survivor.address) as peer:
+            for name in ("a", "b"):
+                call = peer.open("write", path=str(tmp_path / name), upload=name)
+                call.accepted()
+                call.data(0, b"half")
+            while len(left_over(tmp_path)) < 2:
+                pass
+            await survivor.next_after(await survivor.kill_serve())
+        await _cleared(tmp_path)
+
+
+async def test_a_part_whose_process_was_killed_is_taken_away_too(tmp_path: Path) -> None:
+    async with asking('files.keep_partial = "100ms"') as (server, _):
+        with Peer(server.address) as peer:
+            call = peer.open("write", path=str(tmp_path / "file"), upload="one")
+            call.accepted()
+            call.data(0, b"half")
+            while not left_over(tmp_path):
+                pass
+            (pid,) = agents_of(server)
+            os.kill(pid, signal.SIGKILL)
+            await _cleared(tmp_path)
+
+
+def test_a_process_that_nobody_asks_anything_ends_without_a_word() -> None:
+    """A guestd that was killed in that moment left a traceback on the console."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine.close()
+    code = (
+        f"import os, sys; os.dup2({theirs.fileno()}, 3); sys.path.insert(0, sys.argv[1]);"
+        " from guestd.storage.agent import main; main()"
+    )
+    with theirs:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", code, str(Path(guestd.__file__).parents[1])],
+            capture_output=True, check=False, pass_fds=[theirs.fileno()], timeout=60,
+        )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 async def test_a_file_system_that_hangs_holds_up_that_request_alone(tmp_path: Path) -> None:
@@ -469,10 +520,20 @@ async def test_requests_wait_for_their_turn_and_not_for_ever(tmp_path: Path) -> 
         assert await client.files.stat("/etc")
 
 
-async def test_a_stop_ends_transfers_and_leaves_nothing_half_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", [None, "one"])
+async def test_a_stop_ends_transfers_and_leaves_nothing_half_made(tmp_path: Path, key: str | None) -> None:
     async with asking() as (server, client):
+        if key is not None:
+            with Peer(server.address) as peer:
+                call = peer.open("write", path=str(tmp_path / "file"), upload="another")
+                call.accepted()
+                call.data(0, b"half")
+                while not _size_of_part(tmp_path):
+                    pass
+            while agents_of(server):  # noqa: ASYNC110  by then it is known that the connection was lost
+                await trio.sleep(0.01)
         with pytest.raises(GuestdError) as caught:  # noqa: PT012  both sides of one moment
-            async with client.files.write(str(tmp_path / "file")) as writer:
+            async with client.files.write(str(tmp_path / "file"), upload=key) as writer:
                 await writer.send(b"half")
                 await trio.to_thread.run_sync(server.stop)
                 await writer.finish()
