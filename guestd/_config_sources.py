@@ -18,7 +18,7 @@ SOURCES = ("default", "file", "kernel command line", "environment", "flag")
 KERNEL_PREFIX = "guestd."
 ENVIRONMENT_PREFIX = "GUESTD_"
 #: Names in environments that are no settings: guestctl's own, and what a job, a test or the bench is told.
-NOT_SETTINGS = frozenset({"GUESTD_TO", "GUESTD_VENV", "GUESTD_BOOT_TIMES"})
+NOT_SETTINGS = frozenset({"GUESTD_TO", "GUESTD_VENV", "GUESTD_BOOT_TIMES", "GUESTD_FELL_BACK"})
 NOT_SETTINGS_PREFIXES = ("GUESTD_JOB_", "GUESTD_TEST_", "GUESTD_BENCH_")
 
 #: As the kernel's isspace() has it, with the no-break space of Latin-1 left to UTF-8.

@@ -45,11 +45,8 @@ def report(error: errors.GuestdError, *, json: bool) -> int:
     hint = next((text for kind, text in _NEXT if isinstance(error, kind)), "")
     if "path" in error.details:
         hint = ""  # those are about jobs
-    if isinstance(error, errors.Conflict) and "another id" in error.message:
-        hint = ""
-    # Both codes are of files and mounts as well, whose messages say what there is.
-    if isinstance(error, errors.Conflict | errors.NotFound) and "path" in error.details:
-        hint = ""
+    if isinstance(error, errors.Conflict) and ("id" not in error.details or "another id" in error.message):
+        hint = ""  # of files, mounts and upgrades, whose messages say what to do
     if hint and hint.split(" ", 1)[0].strip("`") in error.message:
         hint = ""
     say(f"{error.message}{'; ' if hint else ''}{hint}")

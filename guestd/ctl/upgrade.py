@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from guestd.ctl.dialing import dialer
-from guestd.errors import ConnectionLost, ShuttingDown, Unavailable
+from guestd.errors import Conflict, ConnectionLost, ShuttingDown, Unavailable
 
 if TYPE_CHECKING:
     import argparse
@@ -20,7 +20,7 @@ _BETWEEN = 0.1
 
 
 def upgrade(options: argparse.Namespace) -> int:
-    """Replace it, and wait for the one that comes of it."""
+    """Replace it, and wait for the one that comes of it. Fails when that is the one before."""
     found = trio.run(_upgrade, options)
     if options.json:
         print(json_text.dumps(found))
@@ -41,6 +41,12 @@ async def _upgrade(options: argparse.Namespace) -> dict[str, Any]:
             async with dial() as client:
                 status = await client.status()
             if status["generation"] > answer["generation"]:
+                if status.get("fell_back"):
+                    raise Conflict(
+                        f"{' '.join(options.argv)!r} did not become ready in time (init.ready_timeout), and guestd"
+                        f" {status['version']} goes on, with {status['jobs']['running']} jobs; the guest's console says"
+                        " more"
+                    )
                 return {
                     "before": answer["from"], "version": status["version"], "generation": status["generation"],
                     "running": status["jobs"]["running"],

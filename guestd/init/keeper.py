@@ -68,6 +68,8 @@ class Keeper:
         self.last_status = 0
         self._program = list(program)
         self._before: list[str] | None = None
+        # The last upgrade came to nothing: whoever asked for it is to know.
+        self._fell_back = False
         self._arguments = list(arguments)
         self._environ = environ
         self._say = say
@@ -106,6 +108,8 @@ class Keeper:
         environ["FDSTORE"] = str(self.store.most)
         times = {**self._times, "serve": now}
         environ["GUESTD_BOOT_TIMES"] = " ".join(f"{name}={at:.6f}" for name, at in times.items())
+        if self._fell_back:
+            environ["GUESTD_FELL_BACK"] = "1"
         if init.watchdog:
             environ["WATCHDOG_USEC"] = str(int(init.watchdog * 1_000_000))
         fds = [
@@ -236,6 +240,7 @@ class Keeper:
         if verb == reap.RELOAD:
             self.asked_reload = True
         elif verb == reap.UPGRADE:
+            self._fell_back = False
             if rest:
                 self._before = self._program
                 self._program = [os.fsdecode(word) for word in rest.split(b"\0")]
@@ -304,6 +309,7 @@ class Keeper:
             return
         if self._before is not None and ready_for is None:
             self._program, self._before = self._before, None
+            self._fell_back = True
             self._start_at = now
             self._say(f"{words}; going back to the program before it")
             return

@@ -36,6 +36,7 @@ __all__ = ["HAND_OVER", "Upgrade"]
 _SAID_MAX = 4096
 #: A check takes a tenth of a second.
 _PATIENCE = 30.0
+_FELL_BACK = "GUESTD_FELL_BACK"
 
 
 class Upgrade:
@@ -50,6 +51,8 @@ class Upgrade:
         self._own = own
         self._leave = leave
         self._busy = False
+        #: The last one came to nothing: PID 1 has gone back to the program before it.
+        self.fell_back = _FELL_BACK in os.environ
         #: What is in the way of any replacement now.
         self.hindrance: Callable[[], GuestdError | None] = _nothing
 
@@ -84,7 +87,7 @@ class Upgrade:
             if status != 0:
                 raise Conflict(
                     f"the new version cannot use this one's settings, and this one goes on: {' '.join(words)!r} ended"
-                    f" with status {status}: {said.strip()}"
+                    f" with status {status}{': ' if said.strip() else ', without a word'}{said.strip()}"
                 )
             # Meanwhile somebody may have asked for the end, which goes on to its own end.
             self._check_hindrance()

@@ -49,6 +49,7 @@ def describe(session: Session) -> dict[str, Any]:
         **session.identity(),
         "version": guestd.__version__,
         "protocol": VERSION,
+        "fell_back": session.upgrade.fell_back,
         "python": ".".join(map(str, sys.version_info[:3])),
         "pid": os.getpid(),
         "started_at": session.started[0],

@@ -276,8 +276,13 @@ async def test_a_version_that_does_not_become_ready_makes_way_for_the_one_before
         async with survivor.connected() as client:
             await client.start(["sleep", "1000"], id="sleeper")
             before = await client.status()
-            await client.upgrade([str(broken)])
+        command = [sys.executable, "-m", "guestd.ctl", "--to", survivor.address, "upgrade", "--", str(broken)]
+        done = await trio.run_process(command, capture_stderr=True, check=False)
+        assert done.returncode == 125
+        assert b"did not become ready in time (init.ready_timeout), and guestd" in done.stderr
+        assert b"--id" not in done.stderr, "that is for jobs"
         after = await survivor.next_after(before["generation"])
+        assert (before["fell_back"], after["fell_back"]) == (False, True)
         assert after["version"] == before["version"]
         async with survivor.connected() as client:
             [row] = await client.ps()
