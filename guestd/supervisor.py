@@ -19,7 +19,7 @@ import sys
 import time
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -221,7 +221,9 @@ class _Supervisor:
                     living.start_soon(session.relays.run)
                     living.start_soon(_prepare)
                     if identity.uploads:
-                        living.start_soon(_take_over_uploads, session, identity.uploads)
+                        from guestd.service.files import files_of
+
+                        files_of(session).parts.take_over(identity.uploads)
                     living.start_soon(self._heed, session, signals)
                     living.start_soon(self._make_room, session, leaving)
                     await living.start(_heed_hang_ups, session, self._early)
@@ -328,13 +330,6 @@ class _Supervisor:
         self.status = stop.status
         if stop.cause != "signal":
             tell_init(self._environ, stop.action, stop.status)
-
-
-async def _take_over_uploads(session: Session, uploads: list[dict[str, Any]]) -> None:
-    """Whoever sent them may come back, and if not they are to go all the same."""
-    from guestd.service.files import files_of
-
-    files_of(session).parts.take_over(uploads)
 
 
 async def _heed_hang_ups(
