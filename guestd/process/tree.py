@@ -71,7 +71,7 @@ class Tree:
     ) -> None:
         """`adopted`: its processes are not this one's descendants; those of the supervisor before it had been."""
         self._pid = pid
-        self._adopted = adopted
+        self.adopted = adopted
         self._entry = f"{MARK}={mark}".encode()
         self._cgroup = cgroup
         self._children = children
@@ -102,7 +102,7 @@ class Tree:
             pids = set(self._cgroup.pids())
             if thorough:
                 pids |= self._followed(self._marked(), pids)
-        elif thorough or self._adopted:
+        elif thorough or self.adopted:
             pids = self._followed(self._marked(), self._first())
         else:
             # Descent from the first process while it lives; after that its children are this process's.
@@ -245,7 +245,7 @@ async def end_below(spared: set[int], *, grace: float) -> None:
 
     async def hit(number: int, *, again: bool) -> None:
         done: set[Member] = set()
-        while members := _below(spared):
+        while members := _below(children_of_thread(os.getpid()), spared):
             for member in members:
                 if again or member not in done:
                     send(member, number)
@@ -263,14 +263,16 @@ async def end_below(spared: set[int], *, grace: float) -> None:
 
 
 def kill_below(spared: set[int]) -> None:
-    """Kill every process that descends from this one, but for `spared`, and wait for none."""
-    for member in _below(spared):
+    """Kill every process that descends from this one, whichever of its threads has started it, but for `spared`; and
+    wait for none.
+    """
+    for member in _below(children_of(os.getpid()), spared):
         send(member, signal.SIGKILL)
 
 
-def _below(spared: set[int]) -> list[Member]:
+def _below(children: Iterable[int], spared: set[int]) -> list[Member]:
     found: set[int] = set()
-    pending = [pid for pid in children_of_thread(os.getpid()) if pid not in spared]
+    pending = [pid for pid in children if pid not in spared]
     while pending:
         found.add(pid := pending.pop())
         pending += [child for child in children_of(pid) if child not in found]

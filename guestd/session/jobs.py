@@ -325,10 +325,12 @@ class Jobs:
 
     def kill_rest(self) -> None:
         """Where the time for all of that is over: what still runs is killed, and nobody waits for it."""
-        for job in [*self, *self._lingering]:
-            if job.tree is not None and job.id not in self.last and (job.result is None or job.has_left):
-                job.tree.signal(signal.SIGKILL)
+        # All at once, and quickly. What a supervisor before this one has started is not below it.
         kill_below(self._spared())
+        for job in [*self, *self._lingering]:
+            tree = job.tree if job.id not in self.last and (job.result is None or job.has_left) else None
+            if tree is not None and tree.adopted:
+                tree.signal(signal.SIGKILL)
 
     def _spared(self) -> set[int]:
         """What is not a job's, or has its turn later."""

@@ -230,16 +230,21 @@ def test_a_file_system_that_does_not_answer_is_told_and_not_waited_for(tmp_path:
 
 
 def test_a_command_that_cannot_be_killed_is_told_and_not_waited_for(tmp_path: Path) -> None:
-    with hanging_mount(tmp_path) as hanging, serving() as server, Peer(server.address) as peer:
+    config = '[command]\ncgroup = "off"\n'
+    with hanging_mount(tmp_path) as hanging, serving(config=config) as server, Peer(server.address) as peer:
         hanging.answer()
+        # A daemon that nobody knows any more has its turn when all jobs have ended, or when the time for that is over.
+        daemon = peer.open("exec", shell="(exec setsid env -i sleep 1000 >/dev/null 2>&1 & echo $!)")
+        daemon.end()
         call = peer.open("exec", argv=["ls", hanging.path], id="stuck")
         pid = call.accepted()["pid"]
         hanging.take()
-        with _within(2.0, server), Watched(pid) as stuck:
+        with Watched(int(daemon.stdout)) as unknown, _within(2.0, server), Watched(pid) as stuck:
             receipt = peer.ask("stop", grace=2)
             assert [each["id"] for each in receipt["unreached"]["processes"]] == ["stuck"]
             assert call.end()["outcome"] == "unknown"
             assert stuck.lives
+            unknown.wait()
         dead = _system(receipt, hanging.path)
         assert not dead["synced"]
         watched = Watched(pid)
