@@ -18,8 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 INTERPRETER = "/usr/bin/python3"
 #: Of a checkout, all that image/opt reads.
 _GUESTD = ("LICENSE", "guestd", "image/bundle", "image/opt", "image/requirements.txt")
-#: And all that the machine of `image/try --vm` has besides: the program that makes it, and the units.
+#: And all that the machine of `image/try --vm` has besides: the program that makes it, and the units…
 _MACHINE = ("image/vm", "systemd")
+#: …without the part of that program that starts one which was made.
+_STARTS = {"accelerator.py", "herald.py", "machine.py", "qemu.py", "run.py", "sit.py", "vmm.py"}
 
 Sums = list[tuple[str, str]]
 
@@ -39,7 +41,7 @@ def files_of_guestd(root: Path = ROOT) -> list[Path]:
 
 
 def files_of_machine(root: Path = ROOT) -> list[Path]:
-    return _files(root, _MACHINE)
+    return [each for each in _files(root, _MACHINE) if each.name not in _STARTS]
 
 
 def _time() -> tuple[str, str]:

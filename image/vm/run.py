@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from image.vm.machine import TOLD_BY, Machine
 from image.vm.qemu import Hardware
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 USAGE = """\
 image/run DIR [options]                                 a machine under QEMU
@@ -172,7 +173,7 @@ def _run(found: manifest.Manifest, hardware: Hardware, *, console: bool, as_json
 
     def tell(words: dict[str, str]) -> None:
         if as_json:
-            print(json.dumps({"told": words}), flush=True)
+            _print(json.dumps({"told": words}))
 
     for number in signals:
         signal.signal(number, stop)
@@ -181,9 +182,7 @@ def _run(found: manifest.Manifest, hardware: Hardware, *, console: bool, as_json
         with machine, contextlib.ExitStack() as undo:
             try:
                 if console:
-                    tail = subprocess.Popen(["tail", "-c", "+1", "-F", machine.console], stdout=sys.stderr)
-                    undo.callback(tail.wait)
-                    undo.callback(tail.kill)
+                    undo.enter_context(_shown(machine))
                 _announce(machine, machine.wait_until_ready(), as_json=as_json)
                 return machine.wait_for_end(None, tell)
             except _Stopped:
@@ -196,10 +195,30 @@ def _run(found: manifest.Manifest, hardware: Hardware, *, console: bool, as_json
         return 128 + int(stopped.args[0])
 
 
+@contextlib.contextmanager
+def _shown(machine: Machine) -> Generator[None]:
+    """What is on its console, on this program's standard error; to its last word, when it has ended by itself."""
+    command = ["tail", "-c", "+1", "-s", "0.1", f"--pid={machine.pid('qemu')}", "-f", str(machine.console)]
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=sys.stderr, start_new_session=True
+    ) as tail:
+        try:
+            yield
+        finally:
+            if machine.running:
+                tail.kill()
+
+
 def _announce(machine: Machine, took: float, *, as_json: bool) -> None:
     if as_json:
         where = {"address": machine.address, "ready": round(took, 3), "pid": machine.pid("qemu")}
-        print(json.dumps({**where, "told": machine.herald.seen}), flush=True)
+        _print(json.dumps({**where, "told": machine.herald.seen}))
     else:
         say(f"the machine is ready after {took:.1f} s")
-        print(f"guestctl --to {machine.address} shell", flush=True)
+        _print(f"guestctl --to {machine.address} shell")
+
+
+def _print(line: str) -> None:
+    """For whoever still reads: one who has read where the machine is and gone does not take it along."""
+    with contextlib.suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())

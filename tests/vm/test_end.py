@@ -1,4 +1,4 @@
-"""A machine that starts itself again. Its end is test_storage.py's, where disks can tell how it was."""
+"""A machine that starts itself again. Its end is tried where disks tell how it was: test_storage, test_run_machine."""
 
 from __future__ import annotations
 

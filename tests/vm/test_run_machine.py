@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +24,11 @@ from tests.support import vm
 from tests.support.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Writes when it is told to end.
+PATIENT = "trap 'echo kept >/mnt/workspace/kept; exit 7' TERM; echo on; while :; do sleep 1; done"
 #: It is well when somebody says so.
 WORKLOAD = (
     "guestd.workload.command='exec sleep 1000000' guestd.workload.health='command:test -e /run/well' "
@@ -66,26 +71,31 @@ class Runner:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    return tmp_path / "work.img"
-
-
-@pytest.fixture
-def runner(disk: Path) -> Iterator[Runner]:
-    # A short path, and nobody else's: it is empty again at the end.
+def place() -> Iterator[Path]:
+    """For what a machine has while it runs. A short path, and nobody else's: it is empty again at the end."""
     with tempfile.TemporaryDirectory(prefix="vm-") as place:
-        command = _command(
-            vm.built().folder, "--workspace", f"{disk}:64M", "--memory", "512", "--json", "--append", WORKLOAD
-        )
-        with subprocess.Popen(
-            command, env=_environment(TMPDIR=place),
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        ) as process:  # fmt: skip
-            try:
-                yield Runner(process)
-            finally:
-                process.kill()
+        yield Path(place)
         assert os.listdir(place) == []
+
+
+@contextlib.contextmanager
+def _started(place: Path, *words: str | Path) -> Generator[subprocess.Popen[str]]:
+    with subprocess.Popen(
+        _command(vm.built().folder, *words), env=_environment(TMPDIR=str(place)),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _in_order(console: str) -> None:
+    """It was the button, serve has ended before the disks, and those before the power."""
+    said = ("the power button", ") ended: status 0", "/ is read-only now")
+    assert all(words in console for words in said), console
+    assert [console.index(words) for words in said] == sorted(console.index(words) for words in said), console
+    assert "Kernel panic" not in console
 
 
 def _in_it(runner: Runner, shell: str) -> str:
@@ -97,11 +107,51 @@ def _in_it(runner: Runner, shell: str) -> str:
     return call.stdout.decode()
 
 
-def test_it_is_reached_and_its_workload_is_well_and_it_is_stopped(runner: Runner, disk: Path) -> None:
+def test_it_is_reached_and_stopped_and_its_disk_stays(place: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "work.img"
+    words = ("--workspace", f"{disk}:64M", "--memory", "512", "--json", "--console", "--append", WORKLOAD)
+    with _started(place, *words) as process:
+        runner = Runner(process)
+        _is_reached(runner)
+        _is_well_when_it_says_so(runner)
+        # What was written a moment ago is on the disk too: nobody calls sync.
+        with Peer(runner.where["address"]) as peer:
+            peer.sock.settimeout(vm.PATIENCE)
+            peer.open("exec", shell=PATIENT, user="root", id="job").lines(1)
+        process.terminate()
+        assert (runner.hear("STOPPING"), runner.hear("X_GUESTD_END")) == ("1", "power-off")
+        console = runner.why()
+        assert process.wait(vm.PATIENCE) == 0, console
+    assert runner.told["EXIT_STATUS"] == "0"
+    _in_order(console)
+    vm.check_disk(disk)
+    kept = subprocess.run([find("debugfs"), "-R", "cat kept", str(disk)], capture_output=True, check=True)
+    assert kept.stdout == b"kept\n"
+
+    # And again, by somebody who hears nothing of it and changes his mind while it starts: it ends in order, as soon as
+    # it can.
+    with _started(place, "--workspace", disk, "--memory", "512", "--json", "--console") as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        while not any(each.stat().st_size for each in place.glob("*/console")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        console = process.stderr.read()
+        assert process.wait(vm.PATIENCE) == 0, console
+    _in_order(console)
+    vm.check_disk(disk)
+
+
+def _is_reached(runner: Runner) -> None:
     assert runner.where["ready"] > 0
     assert Path(f"/proc/{runner.where['pid']}/comm").read_text().startswith("qemu-system")
     assert runner.told["READY"] == "1"
     assert _in_it(runner, "cat /proc/1/comm; stat -f -c %T /mnt/workspace") == "guestd\next2/ext3\n"
+
+
+def _is_well_when_it_says_so(runner: Runner) -> None:
     started = int(runner.hear("X_GUESTD_WORKLOAD_USEC"))
     # It is told when it is well, and no sooner.
     assert "X_GUESTD_HEALTHY_USEC" not in runner.told
@@ -116,14 +166,6 @@ def test_it_is_reached_and_its_workload_is_well_and_it_is_stopped(runner: Runner
     names = [part.split(" +")[0] for part in line.removeprefix("started").strip().split(", ")]
     assert names == ["init", "listening", "serve started", "ready", "workload", "healthy"]
     assert line.endswith(f"; {well / 1e6:.3f} s after the kernel began"), (line, well)
-
-    _in_it(runner, "echo kept >/mnt/workspace/kept")
-    runner.process.terminate()
-    assert (runner.hear("STOPPING"), runner.hear("X_GUESTD_END")) == ("1", "power-off")
-    assert runner.process.wait(vm.PATIENCE) == 0, runner.why()
-    vm.check_disk(disk)
-    kept = subprocess.run([find("debugfs"), "-R", "cat kept", str(disk)], capture_output=True, check=True)
-    assert kept.stdout == b"kept\n"
 
 
 # ------------------------------------------------------------------------------------------------- what cannot be done
