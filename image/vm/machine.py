@@ -70,7 +70,7 @@ class Machine:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
-            self.folder = _runtime_folder(undo)
+            self.folder = runtime_folder(undo)
             self.console.touch()
             vsock = None if self.hardware.port else self._start_vsock(undo)
             share = self._start_share(undo)
@@ -251,7 +251,7 @@ def _with(hardware: Hardware, credentials: dict[str, str]) -> Hardware:
     return dataclasses.replace(hardware, credentials=credentials)
 
 
-def _runtime_folder(undo: contextlib.ExitStack) -> Path:
+def runtime_folder(undo: contextlib.ExitStack) -> Path:
     """A short path, because a socket's has at most 107 bytes. It is locked while somebody uses it."""
     base = Path(tempfile.gettempdir())
     for old in base.glob(f"{_PREFIX}*"):
@@ -263,17 +263,21 @@ def _runtime_folder(undo: contextlib.ExitStack) -> Path:
                     shutil.rmtree(old, ignore_errors=True)
             finally:
                 os.close(fd)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
-    undo.callback(shutil.rmtree, folder, ignore_errors=True)
-    if len(os.fsencode(folder)) > _PATH_MAX:
+    room = _PATH_MAX - len(f"/{_PREFIX}12345678")
+    if len(os.fsencode(base)) > room:
         raise Failure(
-            f"{base} is too long a name for what a machine has its sockets in (it may have "
-            f"{_PATH_MAX - len(_PREFIX) - 9} bytes): TMPDIR=/tmp"
+            f"{base} is too long a name for where a machine has its sockets (it may have {room} bytes): TMPDIR=/tmp"
         )
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    undo.callback(os.close, fd)
-    fcntl.flock(fd, fcntl.LOCK_SH)
-    return folder
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        # Another machine that starts at this moment may have taken it for one that was left behind.
+        with contextlib.suppress(FileNotFoundError):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            if os.path.samestat(os.fstat(fd), folder.stat()):
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                return folder
 
 
 def _die_with_parent() -> None:

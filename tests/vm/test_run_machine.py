@@ -18,6 +18,7 @@ import pytest
 
 from image.vm import manifest
 from image.vm.failure import Failure, find
+from image.vm.machine import runtime_folder
 from image.vm.qemu import Hardware
 from image.vm.run import workspace_of
 from tests.support import vm
@@ -236,6 +237,43 @@ def test_a_file_that_is_not_the_one_that_was_made_is_not_started(built: Path) ->
     (built / "root").unlink()
     done = subprocess.run(_command(built), env=_environment(), capture_output=True, text=True, check=False)
     assert (done.returncode, "root is missing; build it again: image/build" in done.stderr) == (125, True)
+
+
+def test_two_that_start_at_once_leave_each_others_folders_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One was made, and before it was locked it was taken for what a machine had left that was killed."""
+    make, made = tempfile.mkdtemp, list[str]()
+
+    def disturbed(**words: str) -> str:
+        made.append(make(**words))
+        if len(made) == 1:
+            with contextlib.ExitStack() as undo:
+                runtime_folder(undo)
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setattr(tempfile, "mkdtemp", disturbed)
+    with contextlib.ExitStack() as undo:
+        mine = runtime_folder(undo)
+        assert mine.is_dir()
+        assert str(mine) not in made[:2]
+        # One that is in use is left alone; one that is not, and has something in it, is not.
+        (left := place / "guestd-machine-left").mkdir()
+        (left / "vsock").touch()
+        other = runtime_folder(undo)
+        assert sorted(os.listdir(place)) == sorted((mine.name, other.name))
+
+
+def test_a_folder_whose_name_is_too_long_for_sockets_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / ("x" * 90)
+    base.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(base))
+    with contextlib.ExitStack() as undo, pytest.raises(Failure, match="TMPDIR=/tmp"):
+        runtime_folder(undo)
+    assert os.listdir(base) == []
 
 
 def test_a_port_of_this_machines_takes_its_network_and_a_token() -> None:
