@@ -206,19 +206,28 @@ class Machine:
     def wait_for_end(
         self, seconds: float | None = _END_SECONDS, tell: Callable[[dict[str, str]], None] | None = None
     ) -> int:
-        """QEMU's exit status, when the machine has switched itself off. What it says until then is read, whoever wants
-        to know: a host that does not would hold up its vsock when enough has been said. None waits for as long as it
-        takes.
+        """QEMU's exit status, when the machine has switched itself off. None waits for as long as it takes."""
+        if not self.hear_until(self._ended, seconds, tell):
+            raise Failure(f"the machine has not ended within {seconds:g} s; {self.last_words()}")
+        return self._children["qemu"].wait()
+
+    def hear_until(
+        self, fd: int, seconds: float | None = None, tell: Callable[[dict[str, str]], None] | None = None
+    ) -> bool:
+        """Until that is readable; a pidfd is when its process has ended. False when it took longer.
+
+        What the machine says until then is read, whoever wants to know: a host that does not listen holds up the whole
+        vsock of the machine, when enough has been said.
         """
         due = time.monotonic() + (math.inf if seconds is None else seconds)
         heard = [] if self.hardware.port else [self.herald.fileno()]
         while True:
             left = max(0.0, due - time.monotonic())
-            ready, _, _ = select.select([self._ended, *heard], [], [], None if seconds is None else left)
+            ready, _, _ = select.select([fd, *heard], [], [], None if seconds is None else left)
             if not ready:
-                raise Failure(f"the machine has not ended within {seconds:g} s; {self.last_words()}")
-            if ready == [self._ended]:
-                return self._children["qemu"].wait()
+                return False
+            if ready == [fd]:
+                return True
             words = self.herald.read()
             if tell is not None:
                 tell(words)

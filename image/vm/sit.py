@@ -170,6 +170,9 @@ def _sit(found: manifest.Manifest, hardware: Hardware, command: Sequence[str], w
         else:
             argv = [*to, "exec", "-i", "--", "/bin/sh"]
         child = subprocess.Popen(argv)
+        ended = os.pidfd_open(child.pid)
+        running.hear_until(ended)
+        os.close(ended)
         status = child.wait()
         if running.running:
             # In order, so that a kept workspace is whole.
