@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from image.vm import manifest
 from image.vm.failure import Failure, find
-from image.vm.machine import runtime_folder
+from image.vm.machine import BOOT_SECONDS, runtime_folder
 from image.vm.qemu import Hardware
 from image.vm.run import workspace_of
 from tests.support import vm
@@ -50,14 +51,19 @@ class Runner:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self._data = b""
         self.where = self._next()
         self.told: dict[str, str] = self.where["told"]
 
     def _next(self) -> dict[str, Any]:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise AssertionError(f"it ended with {self.process.wait()}: {self.why()}")
+        stdout = self.process.stdout.fileno()
+        while b"\n" not in self._data:
+            assert select.select([stdout], [], [], BOOT_SECONDS)[0], "it says nothing"
+            piece = os.read(stdout, 65536)
+            assert piece, f"it ended with {self.process.wait()}: {self.why()}"
+            self._data += piece
+        line, _, self._data = self._data.partition(b"\n")
         return json.loads(line)
 
     def hear(self, word: str) -> str:
