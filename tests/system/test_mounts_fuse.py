@@ -124,8 +124,9 @@ def test_one_that_stops_answering_is_told_hangs_nobody_and_is_told_again_when_it
             os.kill(pid, signal.SIGCONT)
             follower.until("mount_recovered", path=PATH, trouble="stalled")
             # And the end of the session does not wait for one that is stopped.
+            # What is left for taking it down is a tenth of this.
             os.kill(pid, signal.SIGSTOP)
-            receipt = peer.ask("stop", grace=4)
+            receipt = peer.ask("stop", grace=8)
             assert receipt["took"] < PATIENCE
             (entry,) = (each for each in receipt["filesystems"] if each["path"] == PATH)
             assert entry["synced"] is False
