@@ -217,7 +217,7 @@ class Keeper:
         self._before = None
         self._say(f"serve is ready after {(now - self._started_at) * 1000:.0f} ms")
         self._tell_above("READY=1")
-        if self._hang_up_waits:
+        if self._hang_up_waits and not self.stopping:
             os.kill(self.pid, signals.HUP)
         if self.stopping:
             os.kill(self.pid, signals.TERM)
