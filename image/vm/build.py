@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image.vm import cache, debian, filesystem, initramfs, inputs, kernel, manifest, unpack
+from image.vm import base, cache, debian, filesystem, initramfs, inputs, kernel, manifest, unpack
 from image.vm.failure import Failure, run, say
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Plan:
     guestd: Path | None = None
     kernel: Path | None = None
     modules: Path | None = None
+    #: A package of Debian's, where there is no kernel of one's own.
+    kernel_package: str = debian.KERNEL
     load: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     init: str = INIT
@@ -68,7 +70,13 @@ def main(arguments: Sequence[str]) -> int:
         metavar="DIR",
         help="what becomes /opt/guestd; else the image's own, else one is made",
     )
-    parser.add_argument("--kernel", type=Path, metavar="FILE", help=f"else Debian's {debian.KERNEL}")
+    parser.add_argument("--kernel", type=Path, metavar="FILE", help="one of your own, else one of Debian's")
+    parser.add_argument(
+        "--kernel-package",
+        default=debian.KERNEL,
+        metavar="NAME[/SUITE]",
+        help=f"which of Debian's ({debian.KERNEL}); of another release: {debian.KERNEL}/bookworm-backports",
+    )
     parser.add_argument(
         "--modules", type=Path, metavar="DIR", help="of that kernel: lib/modules/RELEASE; else all is in it"
     )
@@ -89,12 +97,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--init", default=INIT, metavar="PATH", help=f"PID 1 ({INIT})")
     parser.add_argument("--append", default="", metavar="WORDS", help="more for the kernel's command line")
     given = parser.parse_args(arguments)
+    if given.kernel and given.kernel_package != debian.KERNEL:
+        raise Failure("--kernel is one of your own, and --kernel-package one of Debian's: say one of them")
     if given.package and given.source:
         raise Failure("--package is for the Debian that is made without an IMAGE: put it into the image")
     plan = Plan(
         source=given.source, output=given.output, type=given.type, guestd=given.guestd, kernel=given.kernel,
-        modules=given.modules, load=tuple(given.load), packages=tuple(given.package), init=given.init,
-        append=given.append,
+        modules=given.modules, kernel_package=given.kernel_package, load=tuple(given.load),
+        packages=tuple(given.package), init=given.init, append=given.append,
     )  # fmt: skip
     path = build(plan)
     for part in ("kernel", "vmlinux", "initramfs", "root"):
@@ -107,6 +117,15 @@ def main(arguments: Sequence[str]) -> int:
 
 def build(plan: Plan) -> Path:
     """Make it; returns the manifest's path. The folder is there whole or not at all."""
+    # What is made in the root is for everybody in the machine, whoever builds it.
+    before = os.umask(0o022)
+    try:
+        return _build(plan)
+    finally:
+        os.umask(before)
+
+
+def _build(plan: Plan) -> Path:
     time = int(os.environ.get("SOURCE_DATE_EPOCH") or 1)
     output = plan.output.absolute()
     if output.exists() and not (output / manifest.NAME).exists() and any(output.iterdir()):
@@ -119,7 +138,9 @@ def build(plan: Plan) -> Path:
         root.mkdir()
         # Many an archive says nothing of its own top.
         os.utime(root, (0, 0))
-        chosen = kernel.given(plan.kernel, plan.modules) if plan.kernel else kernel.debians()
+        chosen = (
+            kernel.given(plan.kernel, plan.modules) if plan.kernel else kernel.debians(plan.kernel_package)
+        )
         modules = kernel.modules(chosen, plan.type, plan.load)
         _fill(plan, root, modules)
         image = whole / f"root.{plan.type}"
@@ -154,8 +175,8 @@ def _fill(plan: Plan, root: Path, modules: kernel.Modules) -> None:
     """All that the root file system is to have."""
     config: dict[str, Any] = {}
     if plan.source is None:
-        packages = tuple(sorted({*debian.PACKAGES, *plan.packages}))
-        unpack.unpack(debian.bootstrap(packages=packages), root)
+        packages = tuple(sorted({*base.PACKAGES, *plan.packages}))
+        unpack.unpack(base.bootstrap(packages=packages), root)
     elif plan.source.is_dir():
         run("cp", "-a", f"{plan.source}/.", root)
     elif plan.source.is_file():

@@ -72,6 +72,9 @@ def keep(
             say(f"{place} {why}; making it anew")
             shutil.rmtree(place)
         place.parent.mkdir(parents=True, exist_ok=True)
+        # Whoever was killed while making it has left this behind: nobody else makes it while it is locked.
+        for left in place.parent.glob(f".{name}.*"):
+            shutil.rmtree(left, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=place.parent))
         try:
             make(fresh)
@@ -89,6 +92,49 @@ def keep(
 def sum_of(place: Path) -> str:
     """One digest for all that was made there."""
     return digest(place / _SUMS)
+
+
+_held: dict[Path, int] = {}
+
+
+def hold(place: Path) -> bool:
+    """Nobody drops it while this process lives. False when somebody has, a moment ago: then it is made anew."""
+    if place in _held:
+        return True
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
+        if os.path.samestat(os.fstat(fd), place.stat()):
+            _held[place] = fd
+            return True
+    except FileNotFoundError:
+        pass
+    os.close(fd)
+    return False
+
+
+def release() -> None:
+    """Hold nothing any more."""
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+def drop(place: Path) -> None:
+    """Take it away, unless somebody holds it."""
+    try:
+        fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(place, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
 
 
 def kept(kind: str) -> list[Path]:

@@ -1,9 +1,8 @@
-"""What comes from Debian: a kernel, the vsock device, a root file system. apt checks the signatures of all of it."""
+"""Packages of Debian's, unpacked: a kernel, the vsock device. apt checks the signatures of all of it."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -13,12 +12,7 @@ from image.vm.failure import Failure, find, run, say
 MIRROR = "http://deb.debian.org/debian"
 _KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
 KERNEL = "linux-image-cloud-amd64"
-SUITE = "bookworm"
-#: In a machine that nobody gave an image: what a shell and a network file system need; systemd for those who want it.
-PACKAGES = (
-    "ca-certificates", "e2fsprogs", "iproute2", "kmod", "less", "nfs-common", "procps", "systemd-sysv",
-    "util-linux",
-)  # fmt: skip
+_KERNELS = "linux-image-"
 
 
 def unpacked(package: str, suite: str | None = None) -> Path:
@@ -35,7 +29,20 @@ def unpacked(package: str, suite: str | None = None) -> Path:
             raise
         say(f"{package}: the mirrors were not asked ({str(failure).splitlines()[0]}); taking {older[0].name}")
         return older[0] / "root"
+    try:
+        return _unpack(package, name, version, options)
+    except Failure:
+        if os.geteuid() and not options:
+            raise
+        # Lists of another day: the mirrors no longer have what those name.
+        _update(options)
+        name, newer = _newest(package, options)
+        if newer == version:
+            raise
+        return _unpack(package, name, newer, options)
 
+
+def _unpack(package: str, name: str, version: str, options: list[str]) -> Path:
     def make(place: Path) -> None:
         with tempfile.TemporaryDirectory(prefix="guestd-deb-", dir=place) as scratch:
             os.chmod(scratch, 0o777)  # apt downloads as a user of its own
@@ -57,14 +64,22 @@ def _newest(package: str, options: list[str]) -> tuple[str, str]:
             # A machine that has never asked its mirrors.
             if os.geteuid() and not options:
                 raise
-            run("apt-get", *options, "update", "-qq")
+            _update(options)
     else:
         raise Failure(f"Debian has no package {package}")
     fields = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line and line[0] != " ")
-    if package == KERNEL:
-        # It is empty, and depends on the one of today's version.
-        return fields["Depends"].split(",")[0].split()[0], fields["Version"]
+    if package.startswith(_KERNELS):
+        # One without a version in its name is empty, and depends on the one of today's version.
+        for each in fields.get("Depends", "").split(", "):
+            if each.startswith(_KERNELS):
+                return each.split()[0], fields["Version"]
     return package, fields["Version"]
+
+
+def _update(options: list[str]) -> None:
+    """One at a time: apt refuses a second one."""
+    with cache.locked("apt"):
+        run("apt-get", *options, "update", "-qq")
 
 
 def _lists(suite: str) -> list[str]:
@@ -78,46 +93,3 @@ def _lists(suite: str) -> list[str]:
         "Acquire::Languages": "none",
     }  # fmt: skip
     return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
-
-
-def bootstrap(suite: str = SUITE, packages: tuple[str, ...] = PACKAGES) -> Path:
-    """A root file system by debootstrap, as a tar. Made once: what Debian has changed since is in the next one."""
-    if os.geteuid() != 0:
-        raise Failure("debootstrap needs root; give a container image (a saved tar) or a folder instead")
-
-    def make(place: Path) -> None:
-        say(f"making a Debian {suite} with debootstrap (once; about a minute)")
-        root = Path(tempfile.mkdtemp(prefix=".guestd-debootstrap-", dir=place))
-        try:
-            run("debootstrap", "--variant=minbase", f"--include={','.join(packages)}", suite, root, MIRROR)
-            # What is different in each run, or of no use to a machine that is thrown away.
-            for name in (
-                "var/cache/apt/archives", "var/lib/apt/lists", "var/log", "var/cache/debconf", "usr/share/doc",
-                "usr/share/man", "usr/share/locale", "usr/share/info",
-            ):  # fmt: skip
-                _empty(root / name)
-            for name in (
-                "etc/machine-id",
-                "etc/hostname",
-                "var/lib/dbus/machine-id",
-                "var/cache/ldconfig/aux-cache",
-            ):
-                (root / name).unlink(missing_ok=True)
-            (root / "etc/machine-id").touch()
-            run(
-                "tar", "--numeric-owner", "--sort=name", "--xattrs", "--xattrs-include=*", "-C", root, "-cf",
-                place / "root.tar", ".",
-            )  # fmt: skip
-        finally:
-            shutil.rmtree(root)
-
-    return cache.keep("debootstrap", f"{suite}-{cache.named(packages)}", make) / "root.tar"
-
-
-def _empty(folder: Path) -> None:
-    if folder.is_dir():
-        for each in folder.iterdir():
-            if each.is_dir() and not each.is_symlink():
-                shutil.rmtree(each)
-            else:
-                each.unlink()

@@ -18,13 +18,20 @@ if TYPE_CHECKING:
 
 _MESSAGE_MAX = 65536
 _BACKLOG = 64
+_MESSAGE_SECONDS = 5.0
+_PRIVILEGED = 1024
 
 
 class Herald:
-    """`seen` is all that was told: the last value of each word, and when it came by the host's clock."""
+    """`seen` is all that was told: the last value of each word, and when it came by the host's clock.
 
-    def __init__(self, hybrid: Path | None, port: int) -> None:
+    `cid`: of the guest that is heard, where all guests of this machine can reach the port; behind a hybrid socket only
+    its own guest can.
+    """
+
+    def __init__(self, hybrid: Path | None, port: int, cid: int = 0) -> None:
         self.port = port
+        self.cid = cid
         self.seen: dict[str, str] = {}
         self.at: dict[str, float] = {}
         self.messages: list[str] = []
@@ -67,9 +74,11 @@ class Herald:
         return self.seen[word]
 
     def read(self) -> dict[str, str]:
-        """One message; there is one. Its words."""
-        sock, _ = self._sock.accept()
+        """One message; there is one. Its words; none of somebody who is not heard."""
+        sock, address = self._sock.accept()
         with sock:
+            if self.cid and not is_pid_1s(address, self.cid):
+                return {}
             sock.settimeout(_MESSAGE_SECONDS)
             data = b""
             try:
@@ -86,4 +95,6 @@ class Herald:
         return words
 
 
-_MESSAGE_SECONDS = 5.0
+def is_pid_1s(address: tuple[int, int], cid: int) -> bool:
+    """Is it of that guest, and from a port that only its root can have? PID 1 tells from such a one."""
+    return address[0] == cid and address[1] < _PRIVILEGED

@@ -1,6 +1,6 @@
 """A kernel, and those of its modules that a machine needs, in an order in which they can be loaded.
 
-Debian's cloud kernel has its drivers as modules, so an initramfs has to bring them. A kernel of one's own (`--kernel`)
+Debian's kernels have their drivers as modules, so an initramfs has to bring them. A kernel of one's own (`--kernel`)
 comes with a folder of modules, or with none: then everything has to be in it.
 """
 
@@ -16,10 +16,11 @@ from pathlib import Path
 from image.vm import debian
 from image.vm.failure import Failure, find, has, run
 
-#: Loaded before the root is mounted. Those that a kernel does not have are in it, or not needed.
+#: Loaded before the root is mounted. Those that a kernel does not have are in it, or not needed. ext4 asks for crc32c
+#: by that name alone, so no file says that it depends on one.
 FIRST = (
-    "virtio_pci", "virtio_mmio", "virtio_blk", "overlay", "vmw_vsock_virtio_transport", "virtio_rng", "virtiofs",
-    "virtio_net", "button", "evdev", "qemu_fw_cfg", "ptp_kvm",
+    "virtio_pci", "virtio_mmio", "virtio_blk", "crc32c_generic", "crc32c_intel", "overlay",
+    "vmw_vsock_virtio_transport", "virtio_rng", "virtiofs", "virtio_net", "button", "evdev", "qemu_fw_cfg", "ptp_kvm",
 )  # fmt: skip
 #: In the root file system for modprobe(8), which the kernel calls as they are needed.
 LATER = (
@@ -40,9 +41,13 @@ class Kernel:
     modules: Path | None
 
 
-def debians() -> Kernel:
-    root = debian.unpacked(debian.KERNEL)
-    (image,) = root.glob("boot/vmlinuz-*")
+def debians(package: str = debian.KERNEL) -> Kernel:
+    """`package` as apt takes it: NAME, or NAME/SUITE for one of another release."""
+    name, _, suite = package.partition("/")
+    root = debian.unpacked(name, suite or None)
+    image = next(iter(root.glob("boot/vmlinuz-*")), None)
+    if image is None:
+        raise Failure(f"there is no kernel in Debian's package {package}")
     release = image.name.removeprefix("vmlinuz-")
     return Kernel(image, release, root / "lib/modules" / release)
 

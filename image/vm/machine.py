@@ -22,8 +22,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image.vm import debian, qemu
-from image.vm.failure import Failure, find, has, shown
+from image.vm import qemu
+from image.vm import vsock as vsocks
+from image.vm.failure import Failure, find, say, shown
 from image.vm.herald import Herald
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ _LOOK_AGAIN = 0.005
 #: From QEMU's start to READY. Under emulation, on a machine that is busy with something else.
 BOOT_SECONDS = 120.0
 _END_SECONDS = 60.0
+_MOMENT = 0.3
 _READY = b"serve is ready after"
 
 
@@ -92,23 +94,37 @@ class Machine:
         self._undo.close()
 
     def _start_vsock(self, undo: contextlib.ExitStack) -> Path | int:
-        if os.access("/dev/vhost-vsock", os.R_OK | os.W_OK):
+        if vsocks.has_vhost():
             self._cid = secrets.randbelow(1 << 30) + _CID
-            self.herald = Herald(None, secrets.randbelow(1 << 30) + 1024)
+            self.herald = Herald(None, secrets.randbelow(1 << 30) + 1024, self._cid)
             undo.callback(self.herald.close)
             return self._cid
         self._cid = 0
         hybrid = self.folder / "vsock"
         self.herald = Herald(hybrid, _HERALD_PORT)
         undo.callback(self.herald.close)
+        return self._start_vsock_device(undo, hybrid)
+
+    def _start_vsock_device(self, undo: contextlib.ExitStack, hybrid: Path) -> Path:
         device = self.folder / "vsock.device"
-        self._start(
-            undo,
-            "vsock",
-            [vsock_device(), f"--guest-cid={_CID}", f"--socket={device}", f"--uds-path={hybrid}"],
-        )
+        for each in (device, hybrid):
+            each.unlink(missing_ok=True)
+        words = [vsocks.program(), f"--guest-cid={_CID}", f"--socket={device}", f"--uds-path={hybrid}"]
+        self._start(undo, "vsock", words)
         self._wait_for(device, "vsock")
         return device
+
+    def replug_vsock(self) -> None:
+        """Another device in place of one whose process has ended. Its users' connections are lost; they come again."""
+        hybrid = self.folder / "vsock"
+        vsocks.unplug(self.monitor)
+        device = self._start_vsock_device(self._undo, hybrid)
+        # Whoever connects before the guest has it would wait for ever, and all who come after him.
+        hidden = self.folder / "vsock.hidden"
+        self._wait_for(hybrid, "vsock")
+        hybrid.rename(hidden)
+        vsocks.plug(self.monitor, device)
+        hidden.rename(hybrid)
 
     def _start_share(self, undo: contextlib.ExitStack) -> Path | None:
         workspace = self.hardware.workspace
@@ -217,20 +233,43 @@ class Machine:
         """Until that is readable; a pidfd is when its process has ended. False when it took longer.
 
         What the machine says until then is read, whoever wants to know: a host that does not listen holds up the whole
-        vsock of the machine, when enough has been said.
+        vsock of the machine, when enough has been said. A vsock that dies gets a successor.
         """
         due = time.monotonic() + (math.inf if seconds is None else seconds)
         heard = [] if self.hardware.port else [self.herald.fileno()]
         while True:
-            left = max(0.0, due - time.monotonic())
-            ready, _, _ = select.select([fd, *heard], [], [], None if seconds is None else left)
+            device = self._children.get("vsock")
+            if device is not None and device.poll() is not None:
+                # At the machine's end it may be the quicker one.
+                if not select.select([self._ended], [], [], _MOMENT)[0]:
+                    self._replace_vsock(device)
+                    continue
+                device = None
+            with contextlib.ExitStack() as undo:
+                watched = [fd, *heard]
+                if device is not None:
+                    # It is a child that nobody has waited for: its pid is its own until then.
+                    watched.append(os.pidfd_open(device.pid))
+                    undo.callback(os.close, watched[-1])
+                left = max(0.0, due - time.monotonic())
+                ready, _, _ = select.select(watched, [], [], None if seconds is None else left)
             if not ready:
                 return False
-            if ready == [fd]:
+            if heard and heard[0] in ready:
+                words = self.herald.read()
+                if words and tell is not None:
+                    tell(words)
+            elif fd in ready:
                 return True
-            words = self.herald.read()
-            if tell is not None:
-                tell(words)
+
+    def _replace_vsock(self, device: subprocess.Popen[bytes]) -> None:
+        say(f"the vsock's device has ended ({device.wait()}); the machine gets another")
+        try:
+            self.replug_vsock()
+        except Failure as failure:
+            if self.running:
+                say(f"it did not: {failure}; the machine goes on without a vsock")
+            del self._children["vsock"]
 
     def power_button(self) -> None:
         self.monitor.ask("system_powerdown")
@@ -245,13 +284,6 @@ class Machine:
         args = self._children["qemu"].args
         assert isinstance(args, list)
         return shown([str(each) for each in args])
-
-
-def vsock_device() -> str:
-    """vhost-device-vsock: this machine's, or that of Debian sid, which needs nothing newer than what Debian 12 has."""
-    if has("vhost-device-vsock"):
-        return find("vhost-device-vsock")
-    return str(debian.unpacked("vhost-device-vsock", "sid") / "usr/bin/vhost-device-vsock")
 
 
 def _with(hardware: Hardware, credentials: dict[str, str]) -> Hardware:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from image.vm import accelerator
+from image.vm import vsock as vsocks
 from image.vm.failure import Failure, find
 
 if TYPE_CHECKING:
@@ -93,16 +94,13 @@ def command(
         "-drive", f"file={_escaped(manifest.file('root'))},format=raw,if=none,id=root,readonly=on",
         "-device", "virtio-blk-pci,drive=root",
         "-device", "virtio-rng-pci",
+        # Another one for each QEMU: what is loaded into it (`-loadvm`) learns that it is a copy.
+        "-device", "vmgenid,guid=auto",
     ]  # fmt: skip
     if isinstance(vsock, int):
         words += ["-device", f"vhost-vsock-pci,guest-cid={vsock}"]
     elif vsock is not None:
-        words += [
-            "-chardev",
-            f"socket,id=vsock,path={vsock}",
-            "-device",
-            "vhost-user-vsock-pci,chardev=vsock",
-        ]
+        words += vsocks.words(vsock)
     if share is not None:
         words += [
             "-chardev",

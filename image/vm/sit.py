@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image.vm import build, cache, debian, inputs, manifest
+from image.vm import base, build, cache, inputs, manifest
 from image.vm.failure import Failure, say
 from image.vm.machine import Machine
 from image.vm.qemu import Hardware
@@ -86,18 +86,18 @@ def main(arguments: Sequence[str]) -> int:
 def machine() -> Path:
     """The one that is tried: a Debian with this checkout's guestd. It is made once for each version of that."""
     opt = build.guestd(grpc=False)
-    name = cache.named(cache.sum_of(opt.parent), debian.PACKAGES, inputs.of_machine())
+    name = cache.named(cache.sum_of(opt.parent), base.PACKAGES, inputs.of_machine())
 
     def make(place: Path) -> None:
         say("making a machine (once for each version of guestd)")
         place.rmdir()
         build.build(build.Plan(output=place, guestd=opt))
 
-    found = cache.keep("built", name, make)
-    # An older one is of an older guestd: half a gigabyte that nobody starts again.
+    while not cache.hold(found := cache.keep("built", name, make)):
+        pass
+    # An older one is of an older guestd: half a gigabyte that nobody starts again, when nobody runs it now.
     for old in cache.kept("built")[2:]:
-        if old != found:
-            shutil.rmtree(old, ignore_errors=True)
+        cache.drop(old)
     return found
 
 

@@ -34,7 +34,7 @@ def _private_namespace() -> None:
 @pytest.fixture(scope="session")
 def docker(_private_namespace: None) -> Iterator[Engine]:
     with engine.started() as running:
-        base_image.debian(running, "debian:12-slim", "bookworm")
+        base_image.plain_debian(running, "debian:12-slim", "bookworm")
         yield running
 
 

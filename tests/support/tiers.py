@@ -172,7 +172,8 @@ def _program(name: str, *arguments: str) -> list[str]:
 # -------------------------------------------------------------------------------------------------------------- tiers
 
 _SHELL_SCRIPTS = (
-    "tests/run", "image/build", "image/opt", "image/run", "image/try", "image/venv", "image/vm/init.sh", ".ci/run",
+    "tests/run", "image/build", "image/opt", "image/run", "image/try", "image/venv",
+    "image/vm/base.sh", "image/vm/init.sh", ".ci/run",
 )  # fmt: skip
 
 TIERS = (

@@ -12,9 +12,9 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from image.vm import manifest, sit
+from image.vm import manifest, sit, vsock
 from image.vm.failure import Failure, find
-from image.vm.machine import Machine, vsock_device
+from image.vm.machine import Machine
 from image.vm.qemu import Hardware
 from image.vm.run import make_disk
 from tests.support.peer import Peer
@@ -120,6 +120,7 @@ class Guest:
 def running(
     workspace: Path | None = None,
     *,
+    manifest: Manifest | None = None,
     stopped: bool = False,
     **hardware: Any,  # noqa: ANN401  of Hardware's
 ) -> Generator[Guest]:
@@ -127,7 +128,7 @@ def running(
     hardware.setdefault("memory", 512)
     append = hardware.pop("append", "")
     with Machine(
-        built(),
+        manifest or built(),
         Hardware(
             workspace=workspace, append=f"guestd.idle.timeout=0 guestd.idle.lifetime=0 {append}", **hardware
         ),
@@ -168,7 +169,7 @@ def main() -> int:
         return CANNOT
     try:
         built()
-        vsock_device()
+        vsock.program()
     except Failure as failure:
         print(failure)
         return 1

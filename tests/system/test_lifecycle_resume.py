@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
-from guestd.lifecycle import clock
+from guestd.lifecycle import clock, generation
 from guestd.lifecycle.clock import ClockWatch, Jump, Reading, between
-from guestd.lifecycle.generation import is_new_generation
+from guestd.lifecycle.generation import Changes, is_new_generation, says_new_generation, watch_generation
 from tests.support.life import Follower, serving
 from tests.support.peer import Failed, Peer
 
@@ -223,6 +223,72 @@ async def test_a_jump_is_told_once_and_nothing_is_told_without(monkeypatch: pyte
 )
 def test_only_the_kernels_word_makes_a_copy(message: bytes, sender: int, is_one: bool) -> None:
     assert is_new_generation(message, sender) is is_one
+
+
+@pytest.mark.parametrize(
+    ("record", "is_one"),
+    [
+        (b"5,1,2,-;random: crng reseeded due to virtual machine fork\n", True),
+        (b"5,1,2,-,caller=T1;random: crng reseeded due to virtual machine fork\n SUBSYSTEM=acpi\n", True),
+        # A program's own words: the kernel marks them as such (facility 1), whatever priority they ask for.
+        (b"13,1,2,-;random: crng reseeded due to virtual machine fork\n", False),
+        (b"5,1,2,-;x: random: crng reseeded due to virtual machine fork\n", False),
+        (b"5,1,2,-;random: crng init done\n", False),
+        (b"nonsense", False),
+        (b"", False),
+    ],
+)
+def test_only_the_kernels_record_makes_a_copy(record: bytes, is_one: bool) -> None:
+    assert says_new_generation(record) is is_one
+
+
+def test_a_change_that_is_heard_in_two_ways_is_one_change() -> None:
+    told: list[float] = []
+    now = 0.0
+    changes = Changes(lambda: told.append(now))
+    for now, way in (
+        (1.0, "log"),
+        (1.001, "uevent"),
+        (2.0, "uevent"),
+        (2.001, "log"),
+        (3.0, "log"),
+        (9.0, "uevent"),
+    ):
+        changes.heard(way, now)
+    # The second is told by whichever way says it again.
+    assert told == [1.0, 2.001, 3.0, 9.0]
+
+
+async def test_the_log_of_a_kernel_is_followed_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """More at once than is read in one go, and what came before this began is nobody's news."""
+    fifo = tmp_path / "kmsg"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(generation, "_KERNEL_LOG", str(fifo))
+    # A pipe keeps no records apart, as the kernel's log does: each read takes one.
+    said = b"5,1,2,-;random: crng reseeded due to virtual machine fork\n"
+    monkeypatch.setattr(generation, "_RECORD_MAX", len(said))
+    told = trio.Event()
+    count = 0
+
+    def tell() -> None:
+        nonlocal count
+        count += 1
+        if count == 200:
+            told.set()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_generation, tell)
+            writer = await trio.to_thread.run_sync(os.open, fifo, os.O_WRONLY)
+            try:
+                os.write(writer, said * 200)
+                await told.wait()
+            finally:
+                os.close(writer)
+            nursery.cancel_scope.cancel()
+    assert count == 200
 
 
 def test_a_process_of_the_guest_cannot_pretend_that_it_is_a_copy() -> None:

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +22,6 @@ from image.vm.unpack import unpack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 #: A member of a layer: its name, its content or the target of its link, and its type.
 Member = tuple[str, str, bytes]
@@ -29,6 +30,10 @@ LOWER: tuple[Member, ...] = (
     ("opaque", "", tarfile.DIRTYPE), ("opaque/old", "old", tarfile.REGTYPE), ("bin/again", "bin/tool", tarfile.LNKTYPE),
     ("leads-out", "/etc", tarfile.SYMTYPE),
 )  # fmt: skip
+#: Enough names for each file system to have them in an order of its own.
+MANY: tuple[Member, ...] = tuple(
+    (f"many/{number:02}{'aÄ'[number % 2]}", "x", tarfile.REGTYPE) for number in range(60)
+)
 UPPER: tuple[Member, ...] = (
     (".wh.gone", "", tarfile.REGTYPE), ("opaque", "", tarfile.DIRTYPE), ("opaque/new", "new", tarfile.REGTYPE),
     ("opaque/.wh..wh..opq", "", tarfile.REGTYPE), ("leads-out/guestd-was-here", "x", tarfile.REGTYPE),
@@ -138,8 +143,11 @@ def found_kernel() -> kernel.Kernel:
 def test_the_same_image_gives_the_same_bytes(
     tmp_path: Path, fake_guestd: Path, found_kernel: kernel.Kernel, kind: str
 ) -> None:
-    """The second time by a checkout that has only what a cached machine is known by: so that is all of it."""
-    image = _docker(tmp_path / "image.tar", SYSTEMD)
+    """Kernel, initramfs, root, and the manifest, which has the digests of the others. The second time by somebody else
+    in another place, with another time zone, language and umask (of 077 kept everybody but root out of folders made in
+    the machine); and by a checkout that has only what a cached machine is known by: so that is all of it.
+    """
+    image = _docker(tmp_path / "image.tar", (*SYSTEMD, *MANY))
     vmlinuz, modules = found_kernel.image, found_kernel.modules
     assert modules is not None
     one = build.build(
@@ -156,11 +164,18 @@ def test_the_same_image_gives_the_same_bytes(
         copy = tmp_path / "checkout" / each.relative_to(inputs.ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(each, copy)
-    words = ["build", image, "--output", tmp_path / "two", "--type", kind, "--guestd", fake_guestd]
-    words += ["--kernel", vmlinuz, "--modules", modules]
     program = tmp_path / "checkout/image/vm"
-    subprocess.run([sys.executable, "-B", "-S", program, *words], stdout=subprocess.DEVNULL, check=True)
-    assert one.read_bytes() == (tmp_path / "two" / manifest.NAME).read_bytes()
+    # Names are in another order on another file system.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        two = Path(elsewhere, "deeper", "two")
+        words = ["build", image, "--output", two, "--type", kind, "--guestd", fake_guestd]
+        words += ["--kernel", vmlinuz, "--modules", modules]
+        subprocess.run(
+            [sys.executable, "-B", "-S", program, *words], stdout=subprocess.DEVNULL, check=True, umask=0o077,
+            env={**os.environ, "TZ": "Asia/Tokyo", "LC_ALL": "C", "PYTHONHASHSEED": "7"},
+        )  # fmt: skip
+        assert one.read_bytes() == (two / manifest.NAME).read_bytes()
+        manifest.read(two).check()
     found = manifest.read(one)
     found.check()
     with (tmp_path / "one" / f"root.{kind}").open("r+b") as file:

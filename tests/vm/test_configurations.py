@@ -1,4 +1,5 @@
-"""The configurations for Firecracker and Cloud Hypervisor are what their published API descriptions allow.
+"""The configurations for Firecracker and Cloud Hypervisor are what their published API descriptions allow; and which
+vsock QEMU is given.
 
 They cannot be started here: both need KVM. What is written down of the descriptions (Firecracker's swagger, Cloud
 Hypervisor's OpenAPI, both of August 2026) are the fields that are used, what they may hold, and which are required.
@@ -6,16 +7,20 @@ Hypervisor's OpenAPI, both of August 2026) are the fields that are used, what th
 
 from __future__ import annotations
 
+import itertools
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from image.vm import vmm
+from image.vm import qemu, vmm
 from image.vm.failure import Failure
+from image.vm.herald import is_pid_1s
 from image.vm.manifest import Manifest
 from image.vm.qemu import Hardware
+from image.vm.vsock import has_vhost
 
 #: A field that must be there has a `!`. A list has one element, of which all its items are.
 FIRECRACKER: dict[str, Any] = {
@@ -106,3 +111,40 @@ def test_what_firecracker_cannot_do_is_said(found: Manifest, tmp_path: Path) -> 
     without = replace(found, fields={**found.fields, "vmlinux": None})
     with pytest.raises(Failure, match="install lz4"):
         vmm.firecracker(without, Hardware(), Path("v"))
+
+
+def test_the_kernels_vsock_is_taken_where_its_device_opens(tmp_path: Path) -> None:
+    """A device file may be there without a driver behind it: the node of a socket refuses to be opened as well."""
+    device, stale = tmp_path / "device", tmp_path / "stale"
+    device.touch()
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(stale))
+        found = {each: has_vhost(str(tmp_path / each)) for each in ("device", "stale", "missing")}
+    assert found == {"device": True, "stale": False, "missing": False}
+
+
+@pytest.mark.parametrize(
+    ("vsock", "device"),
+    [
+        (77, "vhost-vsock-pci,guest-cid=77"),
+        (Path("/run/vm/v"), "vhost-user-vsock-pci,id=vsock,chardev=vsock,bus=vsock-slot"),
+        (None, None),
+    ],
+)
+def test_qemu_is_given_that_vsock(found: Manifest, vsock: Path | int | None, device: str | None) -> None:
+    words = qemu.command(
+        found, Hardware(), monitor=Path("/m"), console=Path("/c"), vsock=vsock, share=None
+    )  # fmt: skip
+    devices = [word for option, word in itertools.pairwise(words) if option == "-device"]
+    assert [each for each in devices if "vsock-pci" in each] == ([device] if device else [])
+    assert ("socket,id=vsock,path=/run/vm/v" in words) is isinstance(vsock, Path)
+
+
+@pytest.mark.parametrize(
+    ("address", "heard"), [((77, 1023), True), ((77, 1024), False), ((78, 5), False), ((1, 5), False)]
+)
+def test_only_pid_1_of_that_guest_is_heard_over_the_kernels_vsock(
+    address: tuple[int, int], heard: bool
+) -> None:
+    """All guests of a machine, and its own programs, reach the port."""
+    assert is_pid_1s(address, 77) is heard
