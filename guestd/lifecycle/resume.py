@@ -157,7 +157,7 @@ class Resume:
             nonlocal kept
             if peer is by or await peer.is_there(self._settings.resume.patience):
                 kept += 1
-            else:
+            elif peer in self._session.connections:  # one that has ended by itself meanwhile is neither
                 dropped.append(peer.peer)
                 peer.drop("it did not answer after a resume")
 

@@ -105,7 +105,8 @@ class NativeLink:
     @property
     def unsent(self) -> int:
         count = bytearray(4)
-        with suppress(OSError):  # not every socket can tell
+        # Not every socket can tell; and who goes through all connections may come to one that has closed meanwhile.
+        with suppress(OSError, ValueError):
             fcntl.ioctl(self._socket, termios.TIOCOUTQ, count)
         return len(self._rest) + int.from_bytes(count, sys.byteorder)
 

@@ -163,9 +163,7 @@ class Machine:
         due = time.monotonic() + _HELPER_SECONDS
         while not path.exists():
             if self._children[name].poll() is not None or time.monotonic() > due:
-                raise Failure(
-                    f"the device {name} did not start: {self._log(name).read_text(errors='replace')}"
-                )
+                raise Failure(f"{name} did not start: {self._log(name).read_text(errors='replace')}")
             time.sleep(_LOOK_AGAIN)
 
     # ------------------------------------------------------------------------------------------------------- its life
@@ -195,7 +193,17 @@ class Machine:
     @property
     def monitor(self) -> qemu.Monitor:
         if self._monitor is None:
-            self._monitor = qemu.Monitor(self.folder / "monitor")
+            path = self.folder / "monitor"
+            self._wait_for(path, "qemu")
+            due = time.monotonic() + _HELPER_SECONDS
+            while self._monitor is None:
+                try:
+                    self._monitor = qemu.Monitor(path)
+                except ConnectionRefusedError:
+                    # It has its name a moment before it listens.
+                    if time.monotonic() > due:
+                        raise
+                    time.sleep(_LOOK_AGAIN)
             self._undo.callback(self._monitor.close)
         return self._monitor
 

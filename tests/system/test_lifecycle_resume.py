@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import trio
 from guestd.lifecycle import clock, generation
 from guestd.lifecycle.clock import ClockWatch, Jump, Reading, between
 from guestd.lifecycle.generation import Changes, is_new_generation, says_new_generation, watch_generation
+from guestd.transport.native import NativeLink
 from tests.support.life import Follower, serving
 from tests.support.peer import Failed, Peer
 
@@ -212,6 +214,16 @@ async def test_a_jump_is_told_once_and_nothing_is_told_without(monkeypatch: pyte
         watch.close()
 
 
+async def test_a_connection_that_has_just_closed_can_still_be_asked() -> None:
+    """A resume that came to one which had ended a moment before failed by a mistake of guestd's."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        link = NativeLink(ours, "somebody")
+        before = link.unsent
+        await link.close()
+        assert link.unsent == before
+
+
 @pytest.mark.parametrize(
     ("message", "sender", "is_one"),
     [
@@ -262,7 +274,7 @@ def test_a_change_that_is_heard_in_two_ways_is_one_change() -> None:
 async def test_the_log_of_a_kernel_is_followed_to_its_end(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """More at once than is read in one go, and what came before this began is nobody's news."""
+    """More at once than is read in one go."""
     fifo = tmp_path / "kmsg"
     os.mkfifo(fifo)
     monkeypatch.setattr(generation, "_KERNEL_LOG", str(fifo))
@@ -292,8 +304,6 @@ async def test_the_log_of_a_kernel_is_followed_to_its_end(
 
 
 def test_a_process_of_the_guest_cannot_pretend_that_it_is_a_copy() -> None:
-    import socket
-
     with serving() as server, Peer(server.address) as peer:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 15) as sock:
             sock.bind((0, 0))

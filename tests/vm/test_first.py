@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.support.vm import Guest
 
-#: What PID 1 takes for an order to stop: INT, TERM, PWR, and as systemd has them RTMIN+3 to +5.
-ORDERS = {2, 15, 30, 37, 38, 39}
+#: What PID 1 takes for an order: HUP to load the settings anew; INT, TERM, PWR, and as systemd has them RTMIN+3 to +5,
+#: to stop.
+ORDERS = {1, 2, 15, 30, 37, 38, 39}
 SIGNALS = " ".join(str(number) for number in range(1, 65) if number not in ORDERS)
 #: Takes every process id that is left, kills serve, and gives them back a while later, in small steps: PID 1 has its
 #: turn in between, however slow the machine is.
@@ -51,10 +52,11 @@ def test_a_serve_that_cannot_be_started_is_started_when_it_can(guest: Guest) -> 
     """There is no room for a single process when serve dies; PID 1 tries again until there is."""
     said = len(guest.console())
     guest.machine.herald.forget()
-    with guest.peer() as peer, contextlib.suppress(EOFError):
+    with guest.peer() as peer:
         pid = str(peer.ask("status")["pid"])
         argv = ["/opt/guestd/bin/python", "-c", TAKE_ALL_PIDS, pid]
-        peer.open("exec", argv=argv, user="root", id="no-room").end()
+        with contextlib.suppress(EOFError):
+            peer.open("exec", argv=argv, user="root", id="no-room").end()
     guest.machine.wait_for("READY")
     with guest.peer() as peer:
         again = peer.open("attach", id="no-room", from_={"stdout": 0})

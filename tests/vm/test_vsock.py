@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from guestd.wire.frames import Decoder, Kind
 from guestd.wire.messages import unpack
-from tests.support import vm
 
 if TYPE_CHECKING:
     from tests.support.vm import Guest
@@ -78,35 +73,3 @@ def test_a_connection_that_is_pulled_out_in_mid_stream_is_taken_up_where_it_was(
         assert again.end()["code"] == 0
     # What was on its way to the connection that is gone, and is no longer kept, is told as a gap; nothing comes twice.
     assert len(had) + len(again.stdout) + sum(end - start for _, start, end in again.gaps) == count
-
-
-def test_a_device_that_is_killed_in_mid_stream_is_replaced(guest: Guest) -> None:
-    """Its process, on the host. The guest goes on; the machine gets another device from its starter, and who comes back
-    goes on where he was, however early he tries.
-    """
-    count = 8_000_000
-    peer = guest.peer()
-    pid = peer.ask("status")["pid"]
-    call = peer.open(
-        "exec", shell=f"yes 0123456 | head -c {count}", id="replugged", tape=1 << 20, user="root"
-    )
-    call.read_until("stdout", 500_000)
-    os.kill(guest.machine.pid("vsock"), signal.SIGKILL)
-    with peer, pytest.raises((EOFError, ConnectionResetError)):
-        call.end()
-    had = len(call.stdout)
-    again = [sys.executable, "-m", "guestd.ctl", "--to", guest.address, "exec", "--", "true"]
-    child = subprocess.Popen(["sh", "-c", 'until "$@" 2>/dev/null; do sleep 0.1; done', "sh", *again])
-    ended = os.pidfd_open(child.pid)
-    try:
-        guest.machine.wait_with(ended, vm.PATIENCE)
-        assert child.poll() == 0, guest.machine.last_words()
-    finally:
-        os.close(ended)
-        child.kill()
-        child.wait()
-    with guest.peer() as peer:
-        assert peer.ask("status")["pid"] == pid
-        call = peer.open("attach", id="replugged", from_={"stdout": had}, hold=True)
-        assert call.end()["code"] == 0
-    assert had + len(call.stdout) + sum(end - start for _, start, end in call.gaps) == count
