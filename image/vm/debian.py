@@ -90,6 +90,7 @@ def _lists(suite: str) -> list[str]:
     settings = {
         "Dir::Etc::sourcelist": place / "sources.list", "Dir::Etc::sourceparts": "/dev/null",
         "Dir::State::lists": place / "lists", "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": "",
-        "Acquire::Languages": "none",
+        # What is installed here is no source of anything.
+        "Dir::State::status": "/dev/null", "Acquire::Languages": "none",
     }  # fmt: skip
     return [word for name, value in settings.items() for word in ("-o", f"{name}={value}")]
