@@ -114,6 +114,47 @@ def _in_it(runner: Runner, shell: str) -> str:
     return call.stdout.decode()
 
 
+def _lose_its_device(runner: Runner) -> None:
+    """Its process is killed in mid-stream. The guest goes on, the machine gets another device, and whoever comes back,
+    however early he tries, has what he missed.
+    """
+    count = 8_000_000
+    with Peer(runner.where["address"]) as peer:
+        peer.sock.settimeout(vm.PATIENCE)
+        pid = peer.ask("status")["pid"]
+        call = peer.open("exec", shell=f"yes 0123456 | head -c {count}", id="cut", tape=1 << 20, user="root")
+        call.read_until("stdout", 500_000)
+        os.kill(_device_of(runner.process.pid), signal.SIGKILL)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            call.end()
+    had = len(call.stdout)
+    due = time.monotonic() + vm.PATIENCE
+    while True:
+        try:
+            peer = Peer(runner.where["address"])
+            break
+        except (OSError, EOFError):
+            assert time.monotonic() < due
+            time.sleep(0.05)
+    with peer:
+        peer.sock.settimeout(vm.PATIENCE)
+        assert peer.ask("status")["pid"] == pid
+        call = peer.open("attach", id="cut", from_={"stdout": had}, hold=True)
+        assert call.end()["code"] == 0
+    # What is no longer kept is told as a gap; nothing comes twice.
+    assert had + len(call.stdout) + sum(end - start for _, start, end in call.gaps) == count
+
+
+def _device_of(runner: int) -> int:
+    for each in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError):
+            lines = (line.partition(":\t") for line in each.read_text().splitlines())
+            fields = {name: value for name, _, value in lines}
+            if fields["Name"].startswith("vhost-device") and int(fields["PPid"]) == runner:
+                return int(fields["Pid"])
+    raise AssertionError("there is none")
+
+
 def test_it_is_reached_and_stopped_and_its_disk_stays(place: Path, tmp_path: Path) -> None:
     disk = tmp_path / "work.img"
     words = ("--workspace", f"{disk}:64M", "--memory", "512", "--json", "--console", "--append", WORKLOAD)
@@ -121,6 +162,7 @@ def test_it_is_reached_and_stopped_and_its_disk_stays(place: Path, tmp_path: Pat
         runner = Runner(process)
         _is_reached(runner)
         _is_well_when_it_says_so(runner)
+        _lose_its_device(runner)
         # What was written a moment ago is on the disk too: nobody calls sync.
         with Peer(runner.where["address"]) as peer:
             peer.sock.settimeout(vm.PATIENCE)
