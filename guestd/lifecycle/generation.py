@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from guestd.process.kernel_log import open_kernel_log
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,7 +31,6 @@ _UEVENT_MAX = 64 * 1024
 _BUFFER = 1024 * 1024
 _NEW = b"NEW_VMGENID=1"
 
-_KERNEL_LOG = "/dev/kmsg"
 _RECORD_MAX = 8192
 #: A log that is written faster than anybody can read it gets no more of the loop than that at a time.
 _RECORDS = 64
@@ -75,13 +76,11 @@ async def watch_generation(told: Callable[[], None]) -> None:
 
 async def _watch_log(changes: Changes) -> None:
     try:
-        fd = os.open(_KERNEL_LOG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_kernel_log()
     except OSError:
         # A container has none, or may not read it.
         return
     try:
-        with suppress(OSError):  # all that was said until now was about others; a log that is none has no end
-            os.lseek(fd, 0, os.SEEK_END)
         while True:
             await trio.lowlevel.wait_readable(fd)
             if not _read_records(fd, changes):

@@ -12,7 +12,8 @@ import re
 import threading
 from typing import NamedTuple
 
-_KMSG = "/dev/kmsg"
+from guestd.process.kernel_log import open_kernel_log
+
 _RECORD_MAX = 8192
 #: PROC_PID_INIT_INO: what /proc/self/ns/pid is in the initial namespace.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -42,7 +43,7 @@ def killed_for_memory(victim: Victim, since_mono: float) -> bool:
     exact = os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
     named: list[int] = []
     try:
-        fd = os.open(_KMSG, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_kernel_log(from_start=True)
     except OSError:
         return False
     try:

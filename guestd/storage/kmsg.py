@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+
+from guestd.process.kernel_log import open_kernel_log
 
 _MOST = 8
 
@@ -12,11 +15,8 @@ class KernelLog:
 
     def __init__(self) -> None:
         self._fd = -1
-        try:
-            self._fd = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            os.lseek(self._fd, 0, os.SEEK_END)
-        except OSError:
-            self.close()
+        with suppress(OSError):
+            self._fd = open_kernel_log()
 
     def lines(self) -> list[str]:
         """The newest of them, without waiting."""

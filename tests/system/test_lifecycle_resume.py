@@ -15,6 +15,7 @@ import trio
 from guestd.lifecycle import clock, generation
 from guestd.lifecycle.clock import ClockWatch, Jump, Reading, between
 from guestd.lifecycle.generation import Changes, is_new_generation, says_new_generation, watch_generation
+from guestd.process import kernel_log
 from guestd.transport.native import NativeLink
 from tests.support.life import Follower, serving
 from tests.support.peer import Failed, Peer
@@ -277,7 +278,7 @@ async def test_the_log_of_a_kernel_is_followed_to_its_end(
     """More at once than is read in one go."""
     fifo = tmp_path / "kmsg"
     os.mkfifo(fifo)
-    monkeypatch.setattr(generation, "_KERNEL_LOG", str(fifo))
+    monkeypatch.setattr(generation, "open_kernel_log", lambda: os.open(fifo, os.O_RDONLY | os.O_NONBLOCK))
     # A pipe keeps no records apart, as the kernel's log does: each read takes one.
     said = b"5,1,2,-;random: crng reseeded due to virtual machine fork\n"
     monkeypatch.setattr(generation, "_RECORD_MAX", len(said))
@@ -301,6 +302,17 @@ async def test_the_log_of_a_kernel_is_followed_to_its_end(
                 os.close(writer)
             nursery.cancel_scope.cancel()
     assert count == 200
+
+
+@pytest.mark.parametrize("instead", ["/dev/null", "/dev/tty", "pipe"])
+def test_what_containers_have_in_its_place_is_not_taken_for_the_kernels_log(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, instead: str
+) -> None:
+    if instead == "pipe":
+        os.mkfifo(instead := str(tmp_path / "kmsg"))
+    monkeypatch.setattr(kernel_log, "_PATH", instead)
+    with pytest.raises(OSError, match=r"not the kernel's log|No such device"):
+        kernel_log.open_kernel_log()
 
 
 def test_a_process_of_the_guest_cannot_pretend_that_it_is_a_copy() -> None:
