@@ -89,7 +89,7 @@ def children_of_thread(pid: int, thread: int | str | None = None) -> list[int]:
 
 def bears(pid: int, mark: str) -> bool:
     """Has that process the mark of that job?"""
-    return f"{MARK}={mark}".encode() in marks_of(pid, wait=True)
+    return f"{MARK}={mark}".encode() in (marks_of(pid, wait=True) or ())
 
 
 class _Traces(NamedTuple):
@@ -110,7 +110,7 @@ class _Census:
         begun = time.monotonic()
         if begun >= self._good_until:
             self._found = {
-                member.pid: _Traces(marks_of(member.pid), member.session)
+                member.pid: _Traces(marks_of(member.pid) or [], member.session)
                 for name in os.listdir("/proc")
                 if name.isdecimal() and (member := read_member(int(name)))
             }
@@ -123,9 +123,12 @@ class _Census:
 census = _Census()
 
 
-def marks_of(pid: int, *, wait: bool = False) -> list[bytes]:
-    """The marks of a process. `wait`: look again at one that shows nothing at all, for as long as an exec may take."""
+def marks_of(pid: int, *, wait: bool = False) -> list[bytes] | None:
+    """The marks of a process. `wait`: look again at one that shows nothing at all, for as long as an exec may take.
+    None for one that goes on to show nothing. It is at its end: its memory is gone, its children are still its own.
+    """
     environment = _read(pid, "environ")
+    is_there = True
     for _ in range(_EXEC_LOOKS if wait else 0):
         # Nothing at all: it may be in the middle of an exec, where the new program has no memory to speak of yet. It is
         # about to have the mark that it had a moment ago. The kernel fills in the arguments before the environment, so
@@ -138,7 +141,7 @@ def marks_of(pid: int, *, wait: bool = False) -> list[bytes]:
             break
         os.sched_yield()
     if not environment or _MARK not in environment:
-        return []
+        return [] if environment or is_there else None
     return [entry for entry in environment.split(b"\0") if entry.startswith(_MARK)]
 
 

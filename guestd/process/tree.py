@@ -44,6 +44,8 @@ CHASE = 10.0
 #: In a row, of some 50 us each: then others get their turn.
 _LOOKS = 50
 _QUIET = 3
+#: So often in a row, and so long apart, nobody is to be found of those who went on to fork.
+_SURE, _SURE_AFTER = 3, 0.01
 _ROUNDS = 10
 #: Between looks at who is left, when nothing that was known has ended: new forks do not tell.
 _LOOK_AGAIN = 0.1
@@ -144,22 +146,35 @@ class Tree:
                 await self._gone(first_only=first_only)
         killed: set[Member] = set()
         hopeless = enough = trio.current_time() + CHASE
+        # Whether there were more than those that were found at first; and how often nobody was found since.
+        forks, sure = False, 0
         while trio.current_time() < min(hopeless, enough):
             members = self._targets(first_only=first_only)
             if not first_only and not members:
-                members = self._appearing()
+                appearing = self._appearing()
+                forks = forks or appearing is None
+                members = appearing or []
             if not members:
+                if forks and sure < _SURE:
+                    # Where the machine has other things to do, whoever is about to fork may stand still meanwhile, and
+                    # be in nobody's list.
+                    sure += 1
+                    await trio.sleep(_SURE_AFTER)
+                    continue
                 break
+            sure = 0
             if self._cgroup is not None and not first_only:
                 self._cgroup.kill()
             if not killed.issuperset(members):
+                forks = forks or bool(killed)
                 hopeless = trio.current_time() + KILL_PATIENCE
                 killed.update(members)
             hit(members, signal.SIGKILL)
             for _ in range(0 if first_only else _ROUNDS):
-                fresh = self._appearing()
+                fresh = self._appearing() or []
                 if killed.issuperset(fresh):
                     break
+                forks = True
                 killed.update(fresh)
                 hit(fresh, signal.SIGKILL)
             with trio.move_on_after(_LOOK_AGAIN):
@@ -167,10 +182,10 @@ class Tree:
         unreached = self._targets(first_only=first_only)
         return Ending([member for member in met.values() if not same(member)], unreached)
 
-    def _appearing(self) -> list[Member]:
+    def _appearing(self) -> list[Member] | None:
         """Who has lost its parent, and lives. A program whose every process forks the next one and ends is never there
         when a list of the whole machine is done; but its newest process is always a child of this one, and as
-        long as new ones come, there is one more to come.
+        long as new ones come, there is one more to come. None when they came to the last look and none was met alive.
         """
         seen: set[int] = set()
         quiet = 0
@@ -182,8 +197,8 @@ class Tree:
                 return members
             quiet = 0 if fresh else quiet + 1
             if quiet == _QUIET:
-                break
-        return []
+                return []
+        return None
 
     def _targets(self, *, first_only: bool) -> list[Member]:
         if not first_only:
@@ -208,12 +223,19 @@ class Tree:
     def _followed(self, candidates: Iterable[int], known: set[int]) -> set[int]:
         """Those of `candidates` that bear a trace of the job, and all that descend from them or from `known`."""
         found = set(known)
-        own = os.getpid()
-        for pid in candidates:
-            if pid in found or pid == own or self._is_other_job(pid):
+        seen = {os.getpid()}
+        waiting = list(candidates)
+        while waiting:
+            pid = waiting.pop()
+            if pid in found or pid in seen or self._is_other_job(pid):
                 continue
-            if self._bears_trace(pid):
+            seen.add(pid)
+            bears = self._bears_trace(pid)
+            if bears:
                 found.add(pid)
+            elif bears is None:
+                # Whoever it leaves behind is its child still, and in nobody else's list.
+                waiting += children_of(pid)
         pending = list(found)
         while pending:
             for child in children_of(pending.pop()):
@@ -233,11 +255,15 @@ class Tree:
     def _is_other_job(self, pid: int) -> bool:
         return (self._first_ended or pid != self._pid) and self._children.expects(pid)
 
-    def _bears_trace(self, pid: int) -> bool:
-        if self._entry in marks_of(pid, wait=True):
+    def _bears_trace(self, pid: int) -> bool | None:
+        """None where nobody can tell: it is at its end, and shows nothing any more."""
+        marks = marks_of(pid, wait=True)
+        if marks is not None and self._entry in marks:
             return True
         member = read_member(pid)
-        return member is not None and self._leads(member.session)
+        if member is None:
+            return False
+        return True if self._leads(member.session) else None if marks is None else False
 
 
 async def end_below(spared: set[int], *, grace: float) -> None:
