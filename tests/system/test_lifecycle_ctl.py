@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+from guestd.process.members import children_of
 from tests.support.life import serving
 from tests.support.peer import PATIENCE, Peer
 from tests.system.test_ctl import guestctl, started
@@ -86,11 +87,10 @@ def test_busy_passes_a_signal_on() -> None:
 
 
 def _children(pid: int) -> list[int]:
-    while True:
-        with open(f"/proc/{pid}/task/{pid}/children") as file:
-            found = [int(word) for word in file.read().split()]
-        if found:
-            return found
+    # Of whichever thread has started them.
+    while not (found := children_of(pid)):
+        pass
+    return found
 
 
 def test_a_background_command_keeps_nothing_awake() -> None:
