@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,10 +76,15 @@ class Survivor:
 
     def serve_pid(self) -> int | None:
         """The child of PID 1 that is serve, ready or not; None while there is none."""
+        # What a serve that was killed was about to start looks like it until it executes its program, and is PID 1's
+        # child by then.
+        started = self.log
         with open(f"/proc/{self.process.pid}/task/{self.process.pid}/children", encoding="ascii") as file:
             for word in file.read().split():
                 with contextlib.suppress(OSError), open(f"/proc/{word}/cmdline", "rb") as command:
-                    if b"serve" in command.read().split(b"\0"):
+                    if b"serve" in command.read().split(b"\0") and re.search(
+                        rf"started serve, pid {word}\b", started
+                    ):
                         return int(word)
         return None
 
