@@ -25,6 +25,8 @@ def show_watchers(found: dict[str, Any]) -> list[tuple[str, str]]:
                     else ""
                 )
                 told.append(f"{signal} {each.get('sent', 0)} sent{dropped}{why}")
+        if untold := (telemetry.get("dropped") or 0) + (telemetry.get("lost") or 0):
+            told.append(f"{untold} facts dropped before they were any of these")
         lines.append(("telemetry", "; ".join(told) or "starting"))
     if audit:
         text = f"{audit.get('path')}, {audit.get('written', 0)} records"

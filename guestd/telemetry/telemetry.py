@@ -221,8 +221,9 @@ class Telemetry:
 
     def _state(self) -> Message:
         """Everything that only this process knows, as it is now."""
-        session, spans = self._session, self._spans
+        session, spans, outflow = self._session, self._spans, self._outflow
         assert spans is not None
+        assert outflow is not None
         lags, self._lags = self._lags, []
         jobs = list(session.jobs)
         running = {"command": 0, "shell": 0}
@@ -240,6 +241,7 @@ class Telemetry:
             "attachments": spans.count("attachment"),
             "tapes": sum(job.held_bytes for job in jobs),
             "restarts": session.restarts,
+            "untold": outflow.dropped + outflow.lost,
             "workload_starts": 0 if life.workload is None else life.workload.starts,
             "mounts": {
                 mount.path: mount.is_there and not mount.troubles for mount in life.mounts.entries.values()
