@@ -148,7 +148,7 @@ def process_left(pid: int) -> str | None:
     """A process still there, in words. It is ended, so that only one test fails for it."""
     deadline = time.monotonic() + _ENDING
     while (state := _read_process(pid)) is not None:
-        if not state.ending or time.monotonic() > deadline:
+        if not state.passing or time.monotonic() > deadline:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             with suppress(ChildProcessError):
@@ -161,7 +161,8 @@ def process_left(pid: int) -> str | None:
 @dataclass(frozen=True, slots=True)
 class _Process:
     text: str
-    ending: bool
+    #: About to be something else: gone, or another program.
+    passing: bool
 
 
 def _read_process(pid: int) -> _Process | None:
@@ -180,10 +181,15 @@ def _read_process(pid: int) -> _Process | None:
     if state == "Z":
         # One of ours has nobody else to reap it. One of another parent's is that parent's, which may be at it just now.
         text = f"{name} ({pid}) has ended and nobody has waited for it; its parent is {parent}"
-        return _Process(text, ending=parent != os.getpid())
+        return _Process(text, passing=parent != os.getpid())
+    command = b""
     with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
-        name = f.read().replace(b"\0", b" ").decode(errors="replace").strip() or name
-    return _Process(f"{name} ({pid}), a child of {parent}", ending=bool(flags & _PF_EXITING or pending))
+        command = f.read()
+    # In the middle of an exec it has none, and still the name of the program before.
+    name = command.replace(b"\0", b" ").decode(errors="replace").strip() or name
+    return _Process(
+        f"{name} ({pid}), a child of {parent}", passing=bool(flags & _PF_EXITING or pending or not command)
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ tasks of Trio
