@@ -105,8 +105,8 @@ def _processes() -> list[tuple[int, int, str]]:
         except OSError:
             continue
         words = after.split()
-        # vsize; a zombie has none either.
-        if words[20] != "0":
+        # vsize; a zombie has none either, but for one that goes on without its first thread.
+        if words[20] != "0" or words[17] != "1":
             found.append((int(word), int(words[1]), before.partition("(")[2]))
     return found
 

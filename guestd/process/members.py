@@ -61,7 +61,8 @@ def read_member(pid: int) -> Member | None:
     # The name may hold anything, spaces and parentheses too; its end is the last parenthesis.
     head, _, tail = text.rpartition(b")")
     fields = tail.split()
-    if fields[0] in {b"Z", b"X"}:
+    # A zombie of more than one thread has lost its first, and goes on without it.
+    if fields[0] in {b"Z", b"X"} and int(fields[17]) <= 1:
         return None
     name = head.partition(b"(")[2].decode("utf-8", "replace")
     return Member(pid, name, int(fields[19]), int(fields[3]))
@@ -127,7 +128,7 @@ def marks_of(pid: int, *, wait: bool = False) -> list[bytes] | None:
     """The marks of a process. `wait`: look again at one that shows nothing at all, for as long as an exec may take.
     None for one that goes on to show nothing. It is at its end: its memory is gone, its children are still its own.
     """
-    environment = _read(pid, "environ")
+    environment = _environment(pid)
     is_there = True
     for _ in range(_EXEC_LOOKS if wait else 0):
         # Nothing at all: it may be in the middle of an exec, where the new program has no memory to speak of yet. It is
@@ -136,7 +137,7 @@ def marks_of(pid: int, *, wait: bool = False) -> list[bytes] | None:
         if environment != b"":
             break
         is_there = _read(pid, "cmdline") != b"" or read_member(pid) is None
-        environment = _read(pid, "environ")
+        environment = _environment(pid)
         if is_there:
             break
         os.sched_yield()
@@ -145,10 +146,23 @@ def marks_of(pid: int, *, wait: bool = False) -> list[bytes] | None:
     return [entry for entry in environment.split(b"\0") if entry.startswith(_MARK)]
 
 
+def _environment(pid: int) -> bytes | None:
+    """Its first thread shows none when it has ended; the others, that go on without it, still do."""
+    found = _read(pid, "environ")
+    if found == b"":
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                found = found or _read(pid, f"task/{thread}/environ") or b""
+    return found
+
+
 def _read(pid: int, name: str) -> bytes | None:
-    """None for another user's process, or one that is gone."""
+    """None for another user's process, or one that is gone; nothing, for one that has no memory any more."""
     try:
         with open(f"/proc/{pid}/{name}", "rb") as file:
             return file.read()
+    except ProcessLookupError:
+        # As newer kernels say it (6.18 does; 6.1 has an empty file).
+        return b""
     except OSError:
         return None

@@ -178,7 +178,10 @@ def _read_process(pid: int) -> _Process | None:
         return None
     words = rest.split()
     state, parent, flags = words[0], int(words[1]), int(words[6])
-    if state == "Z":
+    hollow = (
+        state == "Z" and int(words[17]) > 1
+    )  # without its first thread, and no nearer to its end for that
+    if state == "Z" and not hollow:
         # One of ours has nobody else to reap it. One of another parent's is that parent's, which may be at it just now.
         text = f"{name} ({pid}) has ended and nobody has waited for it; its parent is {parent}"
         return _Process(text, passing=parent != os.getpid())
@@ -187,9 +190,8 @@ def _read_process(pid: int) -> _Process | None:
         command = f.read()
     # In the middle of an exec it has none, and still the name of the program before.
     name = command.replace(b"\0", b" ").decode(errors="replace").strip() or name
-    return _Process(
-        f"{name} ({pid}), a child of {parent}", passing=bool(flags & _PF_EXITING or pending or not command)
-    )
+    ending = pending or (not hollow and (flags & _PF_EXITING or not command))
+    return _Process(f"{name} ({pid}), a child of {parent}", passing=bool(ending))
 
 
 # ------------------------------------------------------------------------------------------------------ tasks of Trio

@@ -486,7 +486,9 @@ class Watched:
 
 
 def living() -> dict[int, str]:
-    """Every process of the private namespace that has not ended, by name. Zombies have."""
+    """Every process of the private namespace that has not ended, by name. Zombies have, but for one that goes on
+    without its first thread.
+    """
     found: dict[int, str] = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -495,6 +497,6 @@ def living() -> dict[int, str]:
                     head, _, tail = file.read().rpartition(") ")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if tail[0] not in "ZX":
+            if tail[0] not in "ZX" or int(tail.split()[17]) > 1:
                 found[int(name)] = head.partition("(")[2]
     return found

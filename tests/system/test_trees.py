@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 TREE = r"""
 import json, os, signal, sys
 
+def go_on(plan):
+    os.write(1, b"%d\n" % os.getpid())
+    if plan["stops"]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    while True:
+        signal.pause()
+
 def grow(plan):
     signal.signal(signal.SIGTERM, signal.SIG_IGN if plan["ignores"] else signal.SIG_DFL)
     for child in plan["children"]:
@@ -56,11 +63,12 @@ def grow(plan):
             os.waitpid(pid, 0)
     if plan["execs"]:
         os.execv("/bin/sh", ["sh", "-c", "echo $$; read line < " + sys.argv[2]])
-    os.write(1, b"%d\n" % os.getpid())
-    if plan["stops"]:
-        os.kill(os.getpid(), signal.SIGSTOP)
-    while True:
-        signal.pause()
+    if plan["hollow"]:
+        import _thread, ctypes
+        _thread.start_new_thread(go_on, (plan,))
+        # The thread alone: what goes on looks like a zombie, and shows no environment.
+        ctypes.CDLL(None).pthread_exit(None)
+    go_on(plan)
 
 grow(json.loads(sys.argv[1]))
 """
@@ -119,6 +127,7 @@ def _plan(draw: random.Random, size: int) -> dict[str, Any]:
             "ignores": draw.random() < 0.25,
             "stops": draw.random() < 0.15,
             "execs": draw.random() < 0.2,
+            "hollow": draw.random() < 0.2,
             "children": [],
         }
         if nodes:
