@@ -7,7 +7,6 @@ for the socket of guestd/init/reap.py, one of its own for each serve.
 
 from __future__ import annotations
 
-import _socket
 import os
 import time
 
@@ -17,6 +16,7 @@ from guestd.init.world import MACHINE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Sequence
 
     from guestd.config import Settings
@@ -86,7 +86,6 @@ class Keeper:
         #: SIGHUP came before the serve that runs was ready.
         self._hang_up_waits = False
         self._strangers = 0
-        self._losing = False
         #: A service manager above us: where it listens, if there is one.
         self._above = environ.pop("NOTIFY_SOCKET", "")
         self._host = host
@@ -98,7 +97,7 @@ class Keeper:
         """Start a serve. When the kernel has no room for one, it is tried again later."""
         self.doors.open(self._say)
         try:
-            ours, theirs = _pair()
+            ours, theirs = reap.pair()
         except OSError as error:
             self._not_started(error, now)
             return
@@ -263,12 +262,8 @@ class Keeper:
         """Send what serve's socket takes. What it does not take goes when it is writable: see `pressed`."""
         if self.sock is not None and self.statuses.waiting:
             self.statuses.send(self.sock)
-        if self.statuses.lost and not self._losing:
-            self._say(f"exit statuses are being lost: {reap.KEPT} wait for a serve that takes them")
-            self._losing = True
-        elif self._losing and not self.statuses.waiting:
-            self._say(f"{self.statuses.lost} exit statuses are lost")
-            self._losing, self.statuses.lost = False, 0
+        if news := self.statuses.news():
+            self._say(news)
 
     @property
     def pressed(self) -> bool:
@@ -398,10 +393,3 @@ class Keeper:
             os.kill(self.pid, signals.HUP)
         else:
             self._hang_up_waits = bool(self.pid)
-
-
-def _pair() -> tuple[_socket.socket, _socket.socket]:
-    """Ours does not block; theirs is as a program expects it, and serve's own affair."""
-    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-    ours.setblocking(False)
-    return ours, theirs

@@ -91,12 +91,20 @@ def as_exit_status(status: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
 
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """For the records of one serve. Ours does not block; theirs is as a program expects it, and serve's own affair."""
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+    ours.setblocking(False)
+    return ours, theirs
+
+
 class Statuses:
     """The records on their way to a serve, in order. The newest KEPT; what is older is gone, and counted."""
 
     def __init__(self) -> None:
         self.waiting: list[bytes] = []
-        self.lost = 0
+        self._lost = 0
+        self._losing = False
 
     def add(self, record: bytes) -> None:
         self.waiting.append(record)
@@ -129,4 +137,14 @@ class Statuses:
         too_many = len(self.waiting) - KEPT
         if too_many > 0:
             del self.waiting[:too_many]
-            self.lost += too_many
+            self._lost += too_many
+
+    def news(self) -> str:
+        """What a person is to know: that some are being lost, and, when nothing waits any more, how many were."""
+        if self._lost and not self._losing:
+            self._losing = True
+            return f"exit statuses are being lost: {KEPT} wait for a serve that takes them"
+        if self._losing and not self.waiting:
+            lost, self._lost, self._losing = self._lost, 0, False
+            return f"{lost} exit statuses are lost"
+        return ""

@@ -12,8 +12,6 @@ import re
 import threading
 from typing import NamedTuple
 
-from guestd.process.kernel_log import open_kernel_log
-
 _RECORD_MAX = 8192
 #: PROC_PID_INIT_INO: what /proc/self/ns/pid is in the initial namespace.
 _INITIAL_PID_NAMESPACE = 0xEFFFFFFC
@@ -40,6 +38,9 @@ def read_victim(pid: int) -> Victim:
 
 def killed_for_memory(victim: Victim, since_mono: float) -> bool:
     """Has the kernel logged, since then, that it killed this process for memory?"""
+    # Late, and there already: what is imported after READY has it.
+    from guestd.process.kernel_log import open_kernel_log
+
     exact = os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE
     named: list[int] = []
     try:

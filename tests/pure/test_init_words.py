@@ -110,7 +110,12 @@ def test_only_the_newest_records_are_kept_and_the_lost_ones_counted() -> None:
     for number in range(reap.KEPT + 3):
         statuses.add(number.to_bytes(4, "little"))
     assert len(statuses.waiting) == reap.KEPT
-    assert (statuses.lost, statuses.waiting[0]) == (3, (3).to_bytes(4, "little"))
+    assert statuses.waiting[0] == (3).to_bytes(4, "little")
+    assert statuses.news() == f"exit statuses are being lost: {reap.KEPT} wait for a serve that takes them"
+    assert not statuses.news(), "it is said once"
+    statuses.waiting.clear()
+    assert statuses.news() == "3 exit statuses are lost"
+    assert not statuses.news()
 
 
 @pytest.mark.parametrize(
