@@ -13,10 +13,11 @@ from __future__ import annotations
 from codecs import utf_8_decode
 from typing import TYPE_CHECKING
 
-from guestd.terminal import bulk, controls, restore, tokens
+from guestd.terminal import bulk, characters, controls, restore, tokens
 from guestd.terminal.bulk import Backlog
 from guestd.terminal.cells import BLANK, TAIL
 from guestd.terminal.pens import is_sgr
+from guestd.terminal.resizing import resize
 from guestd.terminal.screen import Terminal
 
 if TYPE_CHECKING:
@@ -183,7 +184,7 @@ class TerminalModel:
                     control(terminal, parameters)
                 last = ""
             elif other:
-                control = controls.C0.get(other)
+                control = characters.C0.get(other)
                 if control is not None:
                     last = ""
                     control(terminal)
@@ -226,8 +227,8 @@ class TerminalModel:
     def _obey(self, text: str) -> None:
         terminal = self._terminal
         for control in tokens.INSIDE.findall(text):
-            if control in controls.C0:
-                controls.C0[control](terminal)
+            if control in characters.C0:
+                characters.C0[control](terminal)
         clean = text.translate(tokens.DELETED)
         if clean[1:2] == "[":
             if is_sgr(clean[2:]):
@@ -239,7 +240,7 @@ class TerminalModel:
             terminal.begin()
             self.exact = True
         else:
-            controls.escape(terminal, clean[1:])
+            characters.escape(terminal, clean[1:])
 
     def _heard(self, text: str) -> None:
         link = self._terminal.strings.heard(text)
@@ -281,7 +282,7 @@ class TerminalModel:
             elif other[0] == "\x1b":
                 self._sequence(other)
             else:
-                controls.C0[other](terminal)
+                characters.C0[other](terminal)
         return ""
 
     def lost(self) -> None:
@@ -295,7 +296,7 @@ class TerminalModel:
     def resize(self, columns: int, rows: int) -> None:
         """The terminal has another size now."""
         self.catch_up()
-        self._terminal.resize(columns, rows)
+        resize(self._terminal, columns, rows)
 
     # --------------------------------------------------------------------------------------------- its state
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from guestd.terminal.cells import BLANK, CLUSTERS, TAIL, Row
 from guestd.terminal.modes import OFF, ON
 from guestd.terminal.pens import PROTECTED, Look
-from guestd.terminal.screen import NEVER, TAB, Screen
+from guestd.terminal.screen import TAB
+from guestd.terminal.screens import NEVER, Screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,7 +1,8 @@
 """The state of a terminal and what can be done to it: two screens, scrollback, a cursor, margins, modes.
 
-Bytes and sequences are other files' matter (`model.py` reads them, `controls.py` says which one does what). Columns and
-rows count from 0 here. The column of the cursor may be `columns`: the row is full and the next character wraps.
+Bytes and sequences are other files' matter (`model.py` reads them, `controls.py` and `characters.py` say which one does
+what), and another size is `resizing.py`'s. Columns and rows count from 0 here. The column of the cursor may be
+`columns`: the row is full and the next character wraps.
 Where terminals differ, this one does as xterm.js; where xterm.js differs from all the others, it does as they do.
 """
 
@@ -9,13 +10,12 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import NamedTuple
 
-from guestd.terminal import reflow
 from guestd.terminal.cells import BLANK, CLUSTERS, LONGEST_CLUSTER, TAIL, Clusters, Row
-from guestd.terminal.charsets import ASCII, Charsets
+from guestd.terminal.charsets import Charsets
 from guestd.terminal.modes import Modes
 from guestd.terminal.pens import Pens
+from guestd.terminal.screens import Saved, Screen
 from guestd.terminal.strings import Strings
 from guestd.terminal.widths import WIDTHS
 
@@ -24,37 +24,6 @@ TAB = 8
 _MOST_REPEATED = 4096
 _WIDE = re.compile("[\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3]+")
 _RARE = re.compile("[\U00040000-\U000dffff]")
-
-
-class Saved(NamedTuple):
-    """What DECSC keeps."""
-
-    x: int = 0
-    y: int = 0
-    pen: int = 0
-    charsets: tuple[str, int] = (ASCII * 4, 0)
-
-
-#: What is there before anything was saved. Told from a cursor that was saved at home: that one goes with its text.
-NEVER = Saved()
-
-
-class Screen:
-    """One of the two: its rows, its scroll region, and what else each has of its own.
-
-    `x` and `y` are where the cursor was when this one was left.
-    """
-
-    __slots__ = ("bottom", "keyboard", "lines", "saved", "top", "x", "y")
-
-    def __init__(self, rows: int) -> None:
-        self.lines = [Row() for _ in range(rows)]
-        self.top = 0
-        self.bottom = rows - 1
-        self.x = self.y = 0
-        self.saved = NEVER
-        #: The flags of kitty's keyboard protocol: those in force last, below them those that were pushed.
-        self.keyboard = [0]
 
 
 class Terminal:
@@ -363,81 +332,30 @@ class Terminal:
 
     def show_alternate(self) -> None:
         if self.other is None:
-            self._leave()
+            self.leave()
             self.other = screen = self.left or Screen(0)
             screen.lines = [self.blank_row() for _ in range(self.rows)]
             screen.top, screen.bottom = 0, self.rows - 1
             self.left = None
-            self._enter(screen)
+            self.enter(screen)
 
     def show_main(self) -> None:
         if self.other is not None:
-            self._leave()
+            self.leave()
             self.left, self.other = self.other, None
             self.left.lines = []
             self.left.top, self.left.bottom = 0, self.rows - 1
-            self._enter(self.main)
+            self.enter(self.main)
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Note in the screen that is shown what is the screen's."""
         screen = self.screen
         screen.top, screen.bottom, screen.x, screen.y = self.top, self.bottom, self.x, self.y
 
-    def _enter(self, screen: Screen) -> None:
+    def enter(self, screen: Screen) -> None:
+        """Show that screen. The cursor is the caller's affair."""
         self.screen, self.lines = screen, screen.lines
         self.top, self.bottom = screen.top, screen.bottom
-
-    def resize(self, columns: int, rows: int) -> None:
-        """Another size: the main screen's lines are wrapped anew, the alternate one is clipped or padded."""
-        columns, rows = max(columns, 1), max(rows, 1)
-        if (columns, rows) == (self.columns, self.rows):
-            return
-        self._leave()
-        size = reflow.Size(self.columns, self.rows), reflow.Size(columns, rows)
-        main = self.main
-        plan = reflow.resize(
-            [*self.history, *main.lines],
-            len(self.history),
-            main.x,
-            main.y,
-            main.saved.y,
-            *size,
-            history=self.history.maxlen or 0,
-            wrap=True,
-        )
-        self.history.clear()
-        self.history.extend(plan.lines[: plan.base])
-        self._resized(main, plan, columns, rows)
-        if self.other is not None:
-            plan = reflow.resize(
-                self.other.lines,
-                0,
-                self.other.x,
-                self.other.y,
-                self.other.saved.y,
-                *size,
-                history=0,
-                wrap=False,
-            )
-            self._resized(self.other, plan, columns, rows)
-        if self.left is not None:
-            saved = self.left.saved
-            if saved is not NEVER:
-                self.left.saved = saved._replace(x=min(saved.x, columns - 1), y=min(saved.y, rows - 1))
-            self.left.bottom = rows - 1
-        if self.stops is not None:
-            last = max((stop for stop in self.stops if stop < columns), default=0)
-            self.stops = {stop for stop in self.stops if stop < columns} | set(range(last, columns, TAB))
-        self.columns, self.rows = columns, rows
-        self._enter(self.screen)
-        self.x, self.y = self.screen.x, self.screen.y
-
-    @staticmethod
-    def _resized(screen: Screen, plan: reflow.Plan, columns: int, rows: int) -> None:
-        screen.lines = plan.lines[plan.base :]
-        screen.x, screen.y = plan.x, plan.y
-        screen.top, screen.bottom = 0, rows - 1
-        if screen.saved is not NEVER:
-            screen.saved = screen.saved._replace(x=min(screen.saved.x, columns - 1), y=plan.saved_y)
 
     # -------------------------------------------------------------------------------------- keeping it small
 
