@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import guestd
-from guestd.errors import ConfigError, GuestdError, ShuttingDown, Unsupported
+from guestd.errors import ConfigError, GuestdError, ShuttingDown
 from guestd.lifecycle.upgrade import HAND_OVER, Upgrade
 from guestd.process import cgroup
 from guestd.process.handed import AGENT, INIT, RELAY, take_handed
@@ -49,7 +49,7 @@ from guestd.transport.doors import Doors
 from guestd.transport.listeners import open_agent_listener, open_listeners, passed_listeners
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
 
     from guestd.config import Settings
     from guestd.relay.listening import Listening
@@ -204,7 +204,12 @@ class _Supervisor:
             reaper.close()
 
     async def _serve(
-        self, session: Session, identity: SessionPage, store: FdStore, signals: object, leaving: trio.Event
+        self,
+        session: Session,
+        identity: SessionPage,
+        store: FdStore,
+        signals: AsyncIterator[int],
+        leaving: trio.Event,
     ) -> None:
         doors = Doors(session, self._access)
         async with trio.open_nursery() as connections:
@@ -212,6 +217,8 @@ class _Supervisor:
                 for listener in self._listeners:
                     accepting.start_soon(doors.accept, listener, connections)
                 self._ready(session, identity, store)
+                from guestd.lifecycle.orders import Orders
+
                 if self._agents:
                     accepting.start_soon(self._let_guests_in, session, connections)
                 async with trio.open_nursery() as living:
@@ -224,9 +231,11 @@ class _Supervisor:
                         from guestd.service.files import files_of
 
                         files_of(session).parts.take_over(identity.uploads)
-                    living.start_soon(self._heed, session, signals)
+                    # Imported with the rest behind READY; what comes until then is in `early`.
+                    orders = Orders(session, self._early)
+                    living.start_soon(orders.heed_stops, signals)
                     living.start_soon(self._make_room, session, leaving)
-                    await living.start(_heed_hang_ups, session, self._early)
+                    await living.start(orders.heed_hang_ups)
                     await session.life.stop.run(lambda: notify(self._environ, "STOPPING=1"))
                     await session.telemetry.finish(session.life.stop.cause)
                     session.relays.end()
@@ -308,21 +317,6 @@ class _Supervisor:
             return
         raise _MakeRoom
 
-    async def _heed(self, session: Session, signals: object) -> None:
-        """A signal stops the session; a second one takes the grace away."""
-        stop = session.life.stop
-        while True:
-            if not self._early_stop():
-                await _first(signals)
-            stop.ask("signal", grace=0.0 if stop.asked.is_set() else None)
-
-    def _early_stop(self) -> bool:
-        """Was it asked for before trio listened? SIGHUP is not that: see `_heed_hang_ups`."""
-        found = [number for number in self._early if number != signal.SIGHUP]
-        for number in found:
-            self._early.remove(number)
-        return bool(found)
-
     def _tell_init(self, session: Session) -> None:
         from guestd.lifecycle.machine import tell_init
 
@@ -330,30 +324,6 @@ class _Supervisor:
         self.status = stop.status
         if stop.cause != "signal":
             tell_init(self._environ, stop.action, stop.status)
-
-
-async def _heed_hang_ups(
-    session: Session, early: list[int], task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """SIGHUP: read the settings again. That is what an upgrade to the same version does, and nothing else notices.
-    Where there can be none, it is what a hang-up has always been, and the session stops.
-    """
-    with trio.open_signal_receiver(signal.SIGHUP) as signals:
-        task_status.started()
-        while True:
-            # One that came right behind READY is in `early`: without a handler it was the end of the supervisor.
-            if signal.SIGHUP in early:
-                early.remove(signal.SIGHUP)
-            else:
-                await anext(signals)
-            try:
-                await session.upgrade.prepare(None)
-            except Unsupported:
-                session.life.stop.ask("signal")
-            except GuestdError as error:
-                _log.warning("the settings were not read again: %s", error.message)
-            else:
-                session.upgrade.go(None)
 
 
 class _MakeRoom(Exception):
@@ -374,11 +344,6 @@ async def _prepare() -> None:
 def _is_our_own(name: str) -> bool:
     """Is it the name of what a supervisor has put aside for the next one, and not of a socket to be reached on?"""
     return name in {INIT, AGENT} or name.startswith(RELAY) or is_kept(name)
-
-
-async def _first(signals: object) -> None:
-    async for _ in signals:  # pyright: ignore[reportUnknownVariableType, reportGeneralTypeIssues]
-        return
 
 
 def _clock() -> tuple[float, float]:
