@@ -57,14 +57,7 @@ def _measure(
         rounds=lab.amounts.boot_rounds,
         block=1,
     )
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        note=note,
-    )
+    return Measured.of(taken, note=note)
 
 
 def _boot(lab: Lab, word: bytes) -> float:

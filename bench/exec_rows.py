@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bench.floors import TRUE, CopyLoop, spawn_true
 from bench.guest import Guest
-from bench.measure import Samples, Subject, SubjectFailed, Taken, interleave, steady, timed
+from bench.measure import Samples, Subject, SubjectFailed, interleave, steady, timed
 from bench.report import Measured
 from guestd.wire.frames import DATA_LIMIT, Kind
 
@@ -42,7 +42,7 @@ def rtt(lab: Lab) -> Measured:
             rounds=lab.amounts.rtt_rounds,
             block=lab.amounts.rtt_block,
         )
-    return _compared(taken, peers, absent)
+    return Measured.of(taken, peers=[peer.name for peer in peers], absent=absent)
 
 
 def rtt_user(lab: Lab) -> Measured:
@@ -65,7 +65,7 @@ def rtt_user(lab: Lab) -> Measured:
             block=lab.amounts.rtt_block,
         )
     extra = taken["guestd"].median - taken["plain"].median
-    return _compared(taken, [], {}, note=f"identity adds {extra * 1e3:.0f} µs to exec.rtt of the same rounds")
+    return Measured.of(taken, note=f"identity adds {extra * 1e3:.0f} µs to exec.rtt of the same rounds")
 
 
 def rtt_loaded(lab: Lab) -> Measured:
@@ -123,7 +123,7 @@ def bulk(lab: Lab) -> Measured:
             theirs = _cat(data, min(lab.amounts.bulk_bytes, peer.bulk_limit))
             subjects.append(Subject(peer.name, _peer_rate(peer, theirs), optional=True))
         taken = interleave(subjects, rounds=lab.amounts.bulk_rounds, block=1)
-    return _compared(taken, peers, absent)
+    return Measured.of(taken, peers=[peer.name for peer in peers], absent=absent)
 
 
 def _settle(connection: Connection, other: int, *, withhold: bool) -> None:
@@ -179,17 +179,3 @@ def _peer_rate(peer: Peer, argv: Sequence[str]) -> Callable[[], float]:
 
 def _timed_true(peer: Peer) -> Callable[[], float]:
     return timed(lambda: peer.run([TRUE]))
-
-
-def _compared(taken: Taken, peers: Sequence[Peer], absent: dict[str, str], note: str = "") -> Measured:
-    names = [peer.name for peer in peers if peer.name in taken.samples]
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        peers={name: taken[name].median for name in names if len(taken[name])},
-        absent={**absent, **taken.failed},
-        note=note,
-    )

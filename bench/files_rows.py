@@ -115,11 +115,4 @@ def _copy(source: str, target: str, size: int) -> float:
 
 def _compared(taken: Taken) -> Measured:
     hashed = taken["with sha256"].median
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        note=f"{hashed:.0f} with a sha256 of it",
-    )
+    return Measured.of(taken, note=f"{hashed:.0f} with a sha256 of it")

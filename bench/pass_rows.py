@@ -66,16 +66,7 @@ def _compared(
         )
         subjects.append(Subject(_SOCAT, _rate(lambda: _read(theirs, size), size), optional=True))
     taken = interleave(subjects, rounds=lab.amounts.bulk_rounds, block=1)
-    peers = {_SOCAT: taken[_SOCAT].median} if _SOCAT in taken.samples and len(taken[_SOCAT]) else {}
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        peers=peers,
-        absent={**absent, **taken.failed},
-    )
+    return Measured.of(taken, peers=[_SOCAT], absent=absent)
 
 
 def _source(lab: Lab, stack: ExitStack, directory: str) -> str:

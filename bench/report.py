@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from bench.measure import Taken
 
 #: What a budget limits. A ratio is always value divided by floor, so it is a `least` where more is better.
 Sense = Literal["ratio at most", "ratio at least", "value at most"]
@@ -71,6 +73,28 @@ class Measured:
     note: str = ""
     #: What a row found wrong that its budget's number does not say.
     faults: list[str] = field(default_factory=list[str])
+
+    @classmethod
+    def of(
+        cls,
+        taken: Taken,
+        *,
+        peers: Iterable[str] = (),
+        absent: Mapping[str, str] | None = None,
+        note: str = "",
+    ) -> Measured:
+        """The medians of `guestd` and `floor`, and of those peers that gave a figure."""
+        guestd, floor = taken["guestd"], taken["floor"]
+        return cls(
+            value=guestd.median,
+            floor=floor.median,
+            spread=guestd.spread,
+            floor_spread=floor.spread,
+            n=len(guestd),
+            peers={name: taken[name].median for name in peers if name in taken.samples and len(taken[name])},
+            absent={**(absent or {}), **taken.failed},
+            note=note,
+        )
 
     @property
     def ratio(self) -> float | None:

@@ -96,11 +96,10 @@ def _ratio(lab: Lab, off: Connection, on: Connection) -> Measured:
         rounds=lab.amounts.rtt_rounds,
         block=lab.amounts.rtt_block,
     )
-    return Measured(
-        value=taken["guestd"].median, floor=taken["floor"].median, n=len(taken["guestd"]),
-        spread=taken["guestd"].spread, floor_spread=taken["floor"].spread,
+    return Measured.of(
+        taken,
         note=f"p99 {taken['guestd'].percentile(99):.2f} ms, the floor's {taken['floor'].percentile(99):.2f}",
-    )  # fmt: skip
+    )
 
 
 def lag(lab: Lab) -> Measured:

@@ -174,14 +174,10 @@ def bulk(lab: Lab) -> Measured:
                 absent[peer.name] = f"did not start: {error}"
         taken = interleave(subjects, rounds=lab.amounts.term_rounds, block=1)
     sent = " · ".join(f"{name} {theirs / 1e6:.1f}" for name, theirs in shown.items() if name in taken.samples)
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        peers={peer.name: taken[peer.name].median for peer in peers if peer.name in taken.samples},
-        absent={**absent, **taken.failed},
+    return Measured.of(
+        taken,
+        peers=[peer.name for peer in peers],
+        absent=absent,
         note=f"of {size / 1e6:.1f} MB printed the clients were sent, in MB: {sent}" if sent else "",
     )
 
@@ -209,14 +205,10 @@ def _echo(lab: Lab, *, paced: bool) -> Measured:
         taken = interleave(
             subjects, rounds=amounts.echo_rounds if paced else amounts.rtt_rounds, block=amounts.echo_block
         )
-    return Measured(
-        value=taken["guestd"].median,
-        floor=taken["floor"].median,
-        spread=taken["guestd"].spread,
-        floor_spread=taken["floor"].spread,
-        n=len(taken["guestd"]),
-        peers={peer.name: taken[peer.name].median for peer in peers if peer.name in taken.samples},
-        absent={**absent, **taken.failed},
+    return Measured.of(
+        taken,
+        peers=[peer.name for peer in peers],
+        absent=absent,
         note=f"p99 {taken['guestd'].percentile(99):.2f} ms, of the floor {taken['floor'].percentile(99):.2f} ms",
     )
 
