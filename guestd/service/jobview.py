@@ -11,7 +11,7 @@ import trio
 from guestd import observe
 from guestd.errors import BadOffset, BadRequest
 from guestd.service.writer import COALESCE_BYTES, COALESCE_TIME
-from guestd.session.attachment import Gap
+from guestd.session.attachment import Gap, stop_viewing
 from guestd.session.input import Input
 from guestd.session.program import INPUT
 from guestd.wire.frames import Kind
@@ -181,13 +181,7 @@ class JobView:
     # ------------------------------------------------------------------------------------------ end
 
     def closed(self) -> None:
-        attachment = self._attachment
-        if attachment is not None:
-            attachment.detach()
-        observe.ended(
-            "attachment", self, sent=0 if attachment is None else attachment.taken,
-            gaps=0 if attachment is None else sum(attachment.lost.values()),
-        )  # fmt: skip
+        stop_viewing(self, self._attachment)
         if self._kills:
             # Nothing happens where the job has ended: then this is just the channel's own end.
             self._job.end(EndedBy.DISCONNECT)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from guestd import observe
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from guestd.session.job import Job
 
@@ -124,3 +126,12 @@ class Attachment:
     def detach(self) -> None:
         """Let go; a producer that waited for this viewer goes on."""
         self.job.detach(self)
+
+
+def stop_viewing(viewer: Hashable, attachment: Attachment | None) -> None:
+    """`viewer`, whose beginning was told as an "attachment", watches no more. None: it had not begun to."""
+    if attachment is None:
+        observe.ended("attachment", viewer, sent=0, gaps=0)
+        return
+    attachment.detach()
+    observe.ended("attachment", viewer, sent=attachment.taken, gaps=sum(attachment.lost.values()))

@@ -21,7 +21,7 @@ from guestd.service.agentcore.failures import INTERNAL
 from guestd.service.agentcore.text import Text
 from guestd.service.requests import read_command
 from guestd.service.writer import COALESCE_BYTES, COALESCE_TIME
-from guestd.session.attachment import Gap
+from guestd.session.attachment import Gap, stop_viewing
 from guestd.session.command import STREAM_NAMES
 from guestd.session.jobid import ID_MAX
 from guestd.wire.messages import Fields
@@ -168,10 +168,7 @@ class CommandStream:
         observe.began("attachment", self, job=job.id, job_of=job, who=exchange.peer, role="holder")
 
     def close(self) -> None:
-        self._attachment.detach()
-        observe.ended(
-            "attachment", self, sent=self._attachment.taken, gaps=sum(self._attachment.lost.values())
-        )
+        stop_viewing(self, self._attachment)
         if self._surface.streams.get(self._job.id) is self._attachment:
             del self._surface.streams[self._job.id]
 

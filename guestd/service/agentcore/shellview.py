@@ -17,7 +17,7 @@ from guestd.errors import LimitReached
 from guestd.process.terminal import Size
 from guestd.service.agentcore import channels
 from guestd.service.writer import COALESCE_BYTES, COALESCE_TIME
-from guestd.session.attachment import Gap
+from guestd.session.attachment import Gap, stop_viewing
 from guestd.session.terminal import OWNER
 from guestd.session.terminal_recording import TERMINAL
 from guestd.wire.result import EndedBy, Outcome
@@ -105,13 +105,7 @@ class ShellView:
             self._leave()
 
     def _leave(self) -> None:
-        attachment = self._attachment
-        if attachment is not None:
-            attachment.detach()
-        observe.ended(
-            "attachment", self, sent=0 if attachment is None else attachment.taken,
-            gaps=0 if attachment is None else sum(attachment.lost.values()),
-        )  # fmt: skip
+        stop_viewing(self, self._attachment)
         if self._job.terminal is not None:
             self._job.terminal.leave(self)
         if self._surface.seats.get(self._job.id) is self:
