@@ -57,6 +57,20 @@ async def put(
         )
 
 
+def _size_of_part(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in left_over(folder))
+
+
+def _begin(peer: Peer, path: Path) -> None:
+    """An upload that does not come to its end, until some of it is there."""
+    before = _size_of_part(path.parent)
+    call = peer.open("write", path=str(path), upload=path.name)
+    call.accepted()
+    call.data(0, b"half")
+    while _size_of_part(path.parent) == before:
+        pass
+
+
 async def _cleared(folder: Path) -> None:
     """Until nothing is left there of what was given up. Nobody tells when that is."""
     with trio.fail_after(30):
@@ -339,10 +353,6 @@ async def test_the_process_is_killed_in_the_middle(tmp_path: Path) -> None:
         assert left_over(tmp_path) == []
 
 
-def _size_of_part(folder: Path) -> int:
-    return sum((folder / name).stat().st_size for name in left_over(folder))
-
-
 async def test_given_up_nothing_is_left(tmp_path: Path) -> None:
     async with asking() as (_, client):
         async with client.files.write(str(tmp_path / "file"), upload="u") as writer:
@@ -407,11 +417,7 @@ async def test_who_does_not_wait_for_accept_is_given_credit_all_the_same(tmp_pat
 async def test_what_nobody_comes_back_for_is_taken_away(tmp_path: Path) -> None:
     async with asking('files.keep_partial = "100ms"') as (server, _):
         with Peer(server.address) as peer:
-            call = peer.open("write", path=str(tmp_path / "file"), upload="one")
-            call.accepted()
-            call.data(0, b"half")
-            while not left_over(tmp_path):
-                pass
+            _begin(peer, tmp_path / "file")
         await _cleared(tmp_path)
 
 
@@ -422,11 +428,7 @@ async def test_what_nobody_comes_back_for_is_taken_away_by_the_next_guestd_too(t
         await survivor.ask()  # it is there
         with Peer(survivor.address) as peer:
             for name in ("a", "b"):
-                call = peer.open("write", path=str(tmp_path / name), upload=name)
-                call.accepted()
-                call.data(0, b"half")
-            while len(left_over(tmp_path)) < 2:
-                pass
+                _begin(peer, tmp_path / name)
             await survivor.next_after(await survivor.kill_serve())
         await _cleared(tmp_path)
 
@@ -434,11 +436,7 @@ async def test_what_nobody_comes_back_for_is_taken_away_by_the_next_guestd_too(t
 async def test_a_part_whose_process_was_killed_is_taken_away_too(tmp_path: Path) -> None:
     async with asking('files.keep_partial = "100ms"') as (server, _):
         with Peer(server.address) as peer:
-            call = peer.open("write", path=str(tmp_path / "file"), upload="one")
-            call.accepted()
-            call.data(0, b"half")
-            while not left_over(tmp_path):
-                pass
+            _begin(peer, tmp_path / "file")
             (pid,) = agents_of(server)
             os.kill(pid, signal.SIGKILL)
             await _cleared(tmp_path)
@@ -525,11 +523,7 @@ async def test_a_stop_ends_transfers_and_leaves_nothing_half_made(tmp_path: Path
     async with asking() as (server, client):
         if key is not None:
             with Peer(server.address) as peer:
-                call = peer.open("write", path=str(tmp_path / "file"), upload="another")
-                call.accepted()
-                call.data(0, b"half")
-                while not _size_of_part(tmp_path):
-                    pass
+                _begin(peer, tmp_path / "file")
             while agents_of(server):  # noqa: ASYNC110  by then it is known that the connection was lost
                 await trio.sleep(0.01)
         with pytest.raises(GuestdError) as caught:  # noqa: PT012  both sides of one moment

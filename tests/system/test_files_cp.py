@@ -17,7 +17,7 @@ import tarfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import pytest
 import trio
@@ -345,45 +345,45 @@ def test_a_terminal_gets_a_bar_and_a_pipe_does_not(server: Server, tmp_path: Pat
     assert ran(server, f":{tmp_path}/big", str(tmp_path / "b")) == b""
 
 
-def test_watch_prints_a_line_for_each(server: Server, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "guestd.ctl", "--to", server.address, "watch", f":{tmp_path}"]
+@contextlib.contextmanager
+def _watching(address: str, folder: Path) -> Generator[tuple[IO[bytes], IO[bytes]]]:
+    """`guestctl watch`, when it watches: what it prints, and what it says. Ctrl+C ends it."""
+    command = [sys.executable, "-m", "guestd.ctl", "--to", address, "watch", f":{folder}"]
     with subprocess.Popen(
         command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stderr is not None
         assert process.stdout is not None
         assert b"watching 1 folders" in process.stderr.readline()
-        (tmp_path / "a").mkdir()
-        assert process.stdout.readline() == b"created     a/\n"
-        (tmp_path / "a").rename(tmp_path / "b")
-        assert process.stdout.readline() == b"moved       a/ -> b\n"
+        yield process.stdout, process.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait() == 0
+
+
+def test_watch_prints_a_line_for_each(server: Server, tmp_path: Path) -> None:
+    with _watching(server.address, tmp_path) as (printed, _):
+        (tmp_path / "a").mkdir()
+        assert printed.readline() == b"created     a/\n"
+        (tmp_path / "a").rename(tmp_path / "b")
+        assert printed.readline() == b"moved       a/ -> b\n"
 
 
 def test_watch_outlasts_its_connection_and_says_what_there_is_then(server: Server, tmp_path: Path) -> None:
     (tmp_path / "w").mkdir()
     (tmp_path / "w/old").touch()
-    with Relay(tmp_path / "relay", server.path) as relay:
-        command = [sys.executable, "-m", "guestd.ctl", "--to", relay.address, "watch", f"{tmp_path}/w"]
-        with subprocess.Popen(
-            command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            assert process.stderr is not None
-            assert process.stdout is not None
-            assert b"watching 1 folders" in process.stderr.readline()
-            relay.cut()
-            assert b"; next try in 1 s" in process.stderr.readline()
-            (tmp_path / "w/old").rename(tmp_path / "w/new")
-            relay.mend()
-            assert process.stdout.readline() == b"entry       new\n"
-            (tmp_path / "w/new").unlink()
-            assert process.stdout.readline() == b"removed     new\n"
-            process.send_signal(signal.SIGINT)
-            assert process.wait() == 0
-            said = process.stderr.read()
-        assert b"connected again" in said
-        assert b"\nguestctl: this is all there is now:\n" in said
+    with (
+        Relay(tmp_path / "relay", server.path) as relay,
+        _watching(relay.address, tmp_path / "w") as (printed, said),
+    ):
+        relay.cut()
+        assert b"; next try in 1 s" in said.readline()
+        (tmp_path / "w/old").rename(tmp_path / "w/new")
+        relay.mend()
+        assert printed.readline() == b"entry       new\n"
+        (tmp_path / "w/new").unlink()
+        assert printed.readline() == b"removed     new\n"
+        assert b"connected again" in said.readline()
+        assert said.readline() == b"guestctl: this is all there is now:\n"
 
 
 # -------------------------------------------------------------------------------------------------- lost connections
