@@ -152,7 +152,8 @@ def _environment(pid: int) -> bytes | None:
     if found == b"":
         with suppress(FileNotFoundError, ProcessLookupError):
             for thread in os.listdir(f"/proc/{pid}/task"):
-                found = found or _read(pid, f"task/{thread}/environ") or b""
+                if not found and thread != str(pid):
+                    found = _read(pid, f"task/{thread}/environ") or b""
     return found
 
 
