@@ -47,6 +47,8 @@ class Terms:
     give_up: float | None = None
     backoff: Backoff = field(default_factory=Backoff)
     notice: Callable[[Notice], None] = lambda _: None
+    #: What another connection may cure.
+    passing: Callable[[GuestdError], bool] = is_passing
     #: Hears of bytes that have come through.
     moved: Callable[[int], None] = lambda _: None
 
@@ -100,7 +102,7 @@ async def persist(terms: Terms, attempt: Attempt) -> None:
                 lost_at, tries = None, 0
             lost_at = now if lost_at is None else lost_at
             left = None if terms.give_up is None else lost_at + terms.give_up - now
-            if not reached or not is_passing(error) or (left is not None and left <= 0):
+            if not reached or not terms.passing(error) or (left is not None and left <= 0):
                 raise
             delay = terms.backoff.delay(tries)
             if left is not None:

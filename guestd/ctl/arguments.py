@@ -237,6 +237,14 @@ def _reconnect(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def give_up(parser: argparse.ArgumentParser) -> None:
+    """For what goes on over one connection after another."""
+    parser.add_argument(
+        "--give-up", type=of(values.seconds), metavar="S",
+        help="after so long without a connection (default: never)",
+    )  # fmt: skip
+
+
 def of(read: Callable[[str], Value]) -> Callable[[str], Value]:
     """A reader of values for argparse, which hides the text of a ValueError."""
 

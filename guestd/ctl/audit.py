@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from guestd.client.client import Client
 from guestd.ctl.dialing import dialer
 from guestd.ctl.failures import printable
 from guestd.ctl.lifecycle import print_each
@@ -49,9 +50,19 @@ def audit(options: argparse.Namespace) -> int:
 
 
 async def _show(options: argparse.Namespace) -> int:
-    async with dialer(options)() as client:
-        lines = client.audit(follow=options.follow, last=options.last)
-        return await print_each(lines, lambda line: line if options.json else _show_line(line))
+    def show(line: str) -> None:
+        print(line if options.json else _show_line(line), flush=True)
+
+    await print_each(options, dialer(options), Client.audit, _number, show)
+    return 0
+
+
+def _number(line: str) -> int | None:
+    """None of a line that guestd has not written."""
+    try:
+        return int(json_text.loads(line)["n"])
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 async def _ask(options: argparse.Namespace) -> dict[str, Any]:

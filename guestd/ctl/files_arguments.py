@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from guestd.ctl import values
-from guestd.ctl.arguments import of
+from guestd.ctl.arguments import give_up, of
 
 if TYPE_CHECKING:
     import argparse
@@ -60,7 +60,7 @@ def add(command: Command) -> None:
         "--digest", choices=("sha256", "blake2b", "none"), default="sha256",
         help="what each file, and each archive, is checked by (default: sha256)",
     )  # fmt: skip
-    _give_up(cp)
+    give_up(cp)
     cp.add_argument("-q", "--quiet", action="store_true", help="no progress, also on a terminal")
     watch = command("watch", WATCH, "guestctl watch PATH [--ignore GLOB]… [--no-recursive]")
     watch.add_argument("path", metavar="PATH", help="in the guest, with or without a colon")
@@ -71,11 +71,4 @@ def add(command: Command) -> None:
     watch.add_argument("--no-ignore", action="store_true", help="watch .git and node_modules too")
     watch.add_argument("--no-recursive", action="store_true", help="only what is in PATH itself")
     watch.add_argument("--user", type=of(values.name_or_number), metavar="U", help="whose rights count")
-    _give_up(watch)
-
-
-def _give_up(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--give-up", type=of(values.seconds), metavar="S",
-        help="after so long without a connection (default: never)",
-    )  # fmt: skip
+    give_up(watch)

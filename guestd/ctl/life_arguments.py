@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from guestd.ctl import values
-from guestd.ctl.arguments import of
+from guestd.ctl.arguments import give_up, of
 
 if TYPE_CHECKING:
     import argparse
@@ -27,7 +27,7 @@ EVENTS = """\
 What has happened to the session: starts, ends to come, stops, resumes, and how its workload does.
 
   guestctl events                               what is kept
-  guestctl events -f                            and what comes
+  guestctl events -f                            and what comes, until the session stops; over lost connections too
   guestctl events --audit                       each thing that was done: who, what, when, with which result
   guestctl events --verify                      does the chain of these records hold? ends with 1 if not
   guestctl events --verify audit.jsonl          the same of a copy, without a guest
@@ -74,6 +74,7 @@ def add(command: Command) -> None:
         "--verify", nargs="?", const="", metavar="FILE", help="check the audit log: the guest's, or that file"
     )
     events.add_argument("--head", metavar="N:HASH", help="a record that must be in it")
+    give_up(events)
     timers = command("timers", TIMERS, "guestctl timers [--idle S] [--lifetime S]")
     timers.add_argument("--idle", type=of(values.seconds), metavar="S", help="unused for so long; 0: never")
     timers.add_argument(

@@ -6,21 +6,30 @@ import json as json_text
 import os
 import signal
 import time
+from contextlib import aclosing
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
+from guestd.client.client import Client
+from guestd.client.copying import Terms
+from guestd.client.following import follow
 from guestd.client.tasks import background
 from guestd.ctl.dialing import dialer, inside_dialer
 from guestd.ctl.failures import say
+from guestd.ctl.persisting import tell_notice, until_interrupted
 from guestd.ctl.show_life import show_event, show_receipt, show_resumed, show_timers
-from guestd.errors import ConnectionLost, GuestdError, ShuttingDown, Unavailable
+from guestd.errors import GuestdError, ShuttingDown, Unavailable
 from guestd.wire.result import FAILED_STATUS, NOT_EXECUTABLE_STATUS, NOT_FOUND_STATUS
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from guestd.client.following import Ask
 
 Item = TypeVar("Item")
 #: Before the hold is taken again over a new connection; and for how long that is tried.
@@ -144,33 +153,30 @@ def events(options: argparse.Namespace) -> int:
 
 
 async def _events(options: argparse.Namespace) -> int:
-    async with inside_dialer(options)() as client:
-        events = client.events(follow=options.follow, last=options.last)
-        return await print_each(
-            events, lambda event: json_text.dumps(event, default=str) if options.json else show_event(event)
-        )
+    def show(event: dict[str, Any]) -> None:
+        print(json_text.dumps(event, default=str) if options.json else show_event(event), flush=True)
 
-
-async def print_each(items: AsyncIterator[Item], show: Callable[[Item], str]) -> int:
-    """One a line, as they come, until there are no more, or Ctrl+C."""
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        done = trio.CancelScope()
-        async with background() as tasks:
-            tasks.start_soon(_cancel_at, signals, done)
-            with done:
-                try:
-                    async for item in items:
-                        print(show(item), flush=True)
-                except ConnectionLost as error:
-                    # Its last words were those of a session that has stopped: there is nothing more to follow.
-                    if error.details.get("reason") != ShuttingDown.code:
-                        raise
+    await print_each(options, inside_dialer(options), Client.events, lambda event: event.get("n"), show)
     return 0
 
 
-async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for _ in signals:
-        scope.cancel()
+async def print_each(
+    options: argparse.Namespace,
+    dial: Callable[[], AbstractAsyncContextManager[Client]],
+    ask: Ask[Item],
+    number: Callable[[Item], int | None],
+    show: Callable[[Item], None],
+) -> None:
+    """As they come, until there are no more, or Ctrl+C."""
+
+    async def once() -> None:
+        async with dial() as client, aclosing(ask(client, last=options.last)) as items:
+            async for item in items:
+                show(item)
+
+    terms = Terms(dial, give_up=options.give_up, notice=tell_notice)
+    following = partial(follow, terms, ask, number, show, last=options.last)
+    await until_interrupted(following if options.follow else once)
 
 
 def timers(options: argparse.Namespace) -> int:

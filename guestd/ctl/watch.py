@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_text
-import signal
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from guestd.client.copying import Terms
-from guestd.client.tasks import background
 from guestd.client.watching import watch as watch_files
 from guestd.ctl.dialing import dialer
 from guestd.ctl.failures import printable, say
+from guestd.ctl.persisting import tell_notice, until_interrupted
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncIterator
 
-    from guestd.client import Notice
     from guestd.client.files import Where
 
 
@@ -33,32 +30,11 @@ async def _watch(options: argparse.Namespace) -> int:
     path = options.path.removeprefix(":") or "."
     ignore: list[str] | None = [] if options.no_ignore else options.ignore
     where: Where = {} if options.user is None else {"user": options.user}
-    terms = Terms(dialer(options), where, give_up=options.give_up, notice=_notice)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        done = trio.CancelScope()
-        async with background() as tasks:
-            tasks.start_soon(_cancel_at, signals, done)
-            with done:
-                await watch_files(
-                    terms,
-                    path,
-                    partial(_show, json=options.json),
-                    recursive=not options.no_recursive,
-                    ignore=ignore,
-                )
+    terms = Terms(dialer(options), where, give_up=options.give_up, notice=tell_notice)
+    show = partial(_show, json=options.json)
+    recursive = not options.no_recursive
+    await until_interrupted(partial(watch_files, terms, path, show, recursive=recursive, ignore=ignore))
     return 0
-
-
-def _notice(notice: Notice) -> None:
-    if notice.what == "again":
-        say("connected again")
-    elif notice.error is not None:
-        say(f"{notice.error.message}; next try in {notice.delay:.0f} s")
-
-
-async def _cancel_at(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    async for _ in signals:
-        scope.cancel()
 
 
 def _show(event: dict[str, Any], *, json: bool) -> None:

@@ -10,9 +10,14 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+import trio
+
 from guestd.process.members import children_of
 from tests.support.life import serving
 from tests.support.peer import PATIENCE, Peer
+from tests.support.relay import Relay
+from tests.support.survivor import surviving
 from tests.system.test_ctl import guestctl, started
 
 if TYPE_CHECKING:
@@ -112,6 +117,75 @@ def test_events_are_lines_and_followed_to_the_end_of_the_session() -> None:
             rest = [json.loads(line)["event"] for line in process.stdout]
             assert rest == ["stopping", "stopped"]
             assert process.wait(PATIENCE) == 0
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+
+
+def test_events_are_followed_over_lost_connections(tmp_path: Path) -> None:
+    with (
+        serving() as server,
+        Peer(server.address) as peer,
+        Relay(tmp_path / "relay", server.path) as relay,
+        started(relay.address, "--json", "events", "-f") as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["event"] == "started"
+        for more in range(2, 4):
+            relay.cut()
+            assert b"; next try in 1 s" in process.stderr.readline()
+            peer.ask("resume")
+            relay.mend()
+            resumed = json.loads(process.stdout.readline())
+            assert (resumed["event"], resumed["n"]) == ("resumed", more)
+            assert process.stderr.readline() == b"guestctl: connected again\n"
+        assert server.stop() == 0
+        relay.cut()
+        assert [json.loads(line)["event"] for line in process.stdout] == ["stopping", "stopped"]
+        assert process.wait(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("how", ["killed", "replaced"])
+async def test_the_events_of_the_next_guestd_are_followed_from_its_first(how: str) -> None:
+    with (
+        surviving("[init]\nrestart_delay = '10ms'\nrestart_delay_max = '10ms'\n") as survivor,
+        started(survivor.address, "--json", "events", "-f") as process,
+    ):
+        before = await _event(process)
+        await (survivor.kill_serve() if how == "killed" else survivor.upgrade())
+        after = await _event(process)
+        for each in (before, after):
+            assert (each["event"], each["n"]) == ("started", 1)
+        assert after["generation"] == before["generation"] + 1
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+
+
+async def _event(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert process.stdout is not None
+    found: dict[str, Any] = json.loads(await trio.to_thread.run_sync(process.stdout.readline))
+    return found
+
+
+def test_the_audit_log_is_followed_over_a_lost_connection(tmp_path: Path) -> None:
+    with (
+        serving() as server,
+        Peer(server.address) as peer,
+        Relay(tmp_path / "relay", server.path) as relay,
+        started(relay.address, "--json", "events", "--audit", "-f") as process,
+    ):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        lines = [json.loads(process.stdout.readline())]
+        relay.cut()
+        assert b"; next try in 1 s" in process.stderr.readline()
+        peer.open("exec", argv=["true"], id="meanwhile").end()
+        relay.mend()
+        while lines[-1].get("job") != "meanwhile":
+            lines.append(json.loads(process.stdout.readline()))
+        assert [line["n"] for line in lines] == [*range(1, len(lines) + 1)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
 
 
 def test_timers_are_shown_and_set() -> None:
