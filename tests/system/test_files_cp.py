@@ -40,6 +40,7 @@ from tests.support.files import (
     pattern,
     tree_of,
 )
+from tests.support.peer import PATIENCE
 from tests.support.relay import Relay
 from tests.support.server import serving
 
@@ -354,10 +355,13 @@ def _watching(address: str, folder: Path) -> Generator[tuple[IO[bytes], IO[bytes
     ) as process:
         assert process.stderr is not None
         assert process.stdout is not None
-        assert b"watching 1 folders" in process.stderr.readline()
-        yield process.stdout, process.stderr
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 0
+        try:
+            assert b"watching 1 folders" in process.stderr.readline()
+            yield process.stdout, process.stderr
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
 
 
 def test_watch_prints_a_line_for_each(server: Server, tmp_path: Path) -> None:
@@ -383,6 +387,7 @@ def test_watch_outlasts_its_connection_and_says_what_there_is_then(server: Serve
         (tmp_path / "w/new").unlink()
         assert printed.readline() == b"removed     new\n"
         assert b"connected again" in said.readline()
+        assert b"watching 1 folders" in said.readline()
         assert said.readline() == b"guestctl: this is all there is now:\n"
 
 
