@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from guestd.ctl.forward_spec import Spec
     from guestd.wire.address import Address
 
-_BACKLOG = 128
+_BACKLOG = 512
 _CHUNK = 256 * 1024
 #: How long a connection waits for a guest that is being looked for.
 _PATIENCE = 30.0

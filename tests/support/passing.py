@@ -16,19 +16,22 @@ if TYPE_CHECKING:
 PATIENCE = 30.0
 _RESET = struct.pack("ii", 1, 0)
 
+#: With fewer, a thousand connections at once look like an attack to the kernel: it resets those that had no place.
+_BACKLOG = 4096
+
 
 class Program:
     """Listens, and gives each connection to `serve` in a thread of its own. What goes wrong there fails the test."""
 
     def __init__(self, serve: Callable[[socket.socket], None], path: str | None = None) -> None:
         if path is None:
-            self._listener = socket.create_server(("127.0.0.1", 0))
+            self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
             self.port = int(self._listener.getsockname()[1])
             self.address = f"tcp:127.0.0.1:{self.port}"
         else:
             self._listener = socket.socket(socket.AF_UNIX)
             self._listener.bind(path)
-            self._listener.listen()
+            self._listener.listen(_BACKLOG)
             self.address = f"unix:{path}"
         self._serve = serve
         self._threads: list[threading.Thread] = []
