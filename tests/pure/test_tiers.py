@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -101,3 +102,37 @@ def test_what_takes_root_is_not_tried_without_it(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(tiers.os, "geteuid", lambda: 1000)
     result = tiers._tests(Tier("image", "", tiers._tests, root_for="an engine"), [])
     assert (result.outcome, result.why) == ("SKIPPED", "an engine takes root: sudo ./tests/run image")
+
+
+def test_one_beside_another_is_told_in_its_turn(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    met = threading.Barrier(2, timeout=30)
+
+    def speaking(tier: Tier, _arguments: Sequence[str]) -> Result:
+        met.wait()  # both run at the same time
+        assert tiers._call(["sh", "-c", f"echo {tier.name} out; echo {tier.name} err >&2"]) == 0
+        return Result(tier.name, "passed", 1, Count(1))
+
+    monkeypatch.setattr(
+        tiers, "TIERS",
+        (Tier("long", "", speaking), Tier("next", "", _ended(Result("next", "passed", 1, Count(1)))),
+         Tier("short", "", speaking, beside="long")),
+    )  # fmt: skip
+    assert tiers.main([]) == 0
+    said = capfd.readouterr()
+    assert said.err == "long err\n"
+    words = [line.split()[:2] for line in said.out.splitlines() if line.startswith(("long", "short"))]
+    assert words == [
+        ["long", "out"],
+        ["short", "out"],
+        ["short", "err"],
+        ["long", "passed"],
+        ["short", "passed"],
+    ]
+
+
+def test_one_that_is_asked_for_alone_has_nobody_to_run_beside(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = Tier("short", "", _ended(Result("short", "passed", 1, Count(1))), beside="long")
+    monkeypatch.setattr(tiers, "TIERS", (Tier("long", "", _ended(Result("long", "FAILED", 1))), alone))
+    assert tiers.main(["short"]) == 0

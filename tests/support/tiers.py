@@ -1,8 +1,9 @@
 """The tiers of the suite, in the order in which a failure of one makes the next pointless to read; `./tests/run`.
 
 Each tier is a command. It passes, fails, or is skipped, loudly, with the reason why it cannot run on this machine. A
-tier that could run and did not is a failure, and so is one in which there was no test. The summary's last line is in
-pytest's words, for programs that read it.
+tier that could run and did not is a failure, and so is one in which there was no test. Some run beside another, which
+leaves a core idle; what they say comes in their turn. The summary's last line is in pytest's words, for programs that
+read it.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from tests.support import namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
@@ -63,6 +67,8 @@ class Tier:
     quick: bool = False
     #: It takes root, and this is what for.
     root_for: str = ""
+    #: Begun with that one, where both were asked for. Neither may mind what else the machine has to do.
+    beside: str = ""
 
 
 # ------------------------------------------------------------------------------------------------------- kinds of tier
@@ -139,7 +145,28 @@ def _read_report(report: Path) -> Count:
 def _call(command: Sequence[str]) -> int:
     """Runs a command for the reader to see. Its standard input is empty: a test that reads a terminal makes one."""
     sys.stdout.flush()
-    return subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
+    return subprocess.run(
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=_here.output,
+        stderr=None if _here.output is None else subprocess.STDOUT, check=False,
+    ).returncode  # fmt: skip
+
+
+class _Here(threading.local):
+    """Where this thread's tier says what it has to say. None: where everybody does."""
+
+    output: IO[bytes] | None = None
+
+
+_here = _Here()
+
+
+def _aside(tier: Tier, arguments: Sequence[str]) -> tuple[Result, str]:
+    """Run it in a thread of its own, and keep what it says."""
+    with tempfile.TemporaryFile() as output:
+        _here.output = output
+        result = tier.run(tier, arguments)
+        output.seek(0)
+        return result, output.read().decode(errors="replace")
 
 
 def _machines(tier: Tier, arguments: Sequence[str]) -> Result:
@@ -186,18 +213,19 @@ TIERS = (
             *(["sh", "-n", script] for script in _SHELL_SCRIPTS),
         ),
     ),
+    Tier("pure", "the pure rooms, byte by byte", _tests, quick=True),
+    Tier("aio", "Trio with memory streams and a jumping clock", _tests, quick=True),
     Tier(
         "types",
         "pyright, strict",
         # Its own environment, whatever else is in PATH.
         _commands(_program("pyright", "--pythonpath", sys.executable)),
+        beside="pure",
     ),
-    Tier("pure", "the pure rooms, byte by byte", _tests, quick=True),
-    Tier("aio", "Trio with memory streams and a jumping clock", _tests, quick=True),
     Tier("system", "real processes, terminals, mounts, sockets", _tests, private="yes"),
     Tier("clients", "clients written from the protocol alone", _tests, private="yes"),
     Tier("vm", "real kernels in machines of their own, guestd as PID 1", _machines, private="if possible"),
-    Tier("package", "the built wheel, and what ships around it", _tests, private="if possible"),
+    Tier("package", "the built wheel, and what ships around it", _tests, private="if possible", beside="vm"),
     Tier(
         "image",
         "the Dockerfile, really built, and its containers",
@@ -233,6 +261,24 @@ def _summary(results: Sequence[Result]) -> None:
     print(f"{passed} passed, {failed} failed, {not_run} skipped")
 
 
+def _run(chosen: Sequence[Tier], arguments: Sequence[str]) -> list[Result]:
+    results: list[Result] = []
+    with ThreadPoolExecutor() as pool:
+        begun: dict[str, Future[tuple[Result, str]]] = {}
+        for tier in chosen:
+            for other in chosen:
+                if other.beside == tier.name:
+                    begun[other.name] = pool.submit(_aside, other, arguments)
+            print(f"\n{'=' * 20} {tier.name}: {tier.about} {'=' * 20}")
+            if tier.name in begun:
+                result, said = begun[tier.name].result()
+                print(said, end="")
+            else:
+                result = tier.run(tier, arguments)
+            results.append(result)
+    return results
+
+
 def main(arguments: Sequence[str]) -> int:
     words = list(arguments)
     for_pytest: list[str] = []
@@ -250,10 +296,7 @@ def main(arguments: Sequence[str]) -> int:
     print(
         f"{sys.executable}: Python {sys.version.split()[0]}, Linux {os.uname().release}, {os.cpu_count()} cores"
     )
-    results: list[Result] = []
-    for tier in chosen:
-        print(f"\n{'=' * 20} {tier.name}: {tier.about} {'=' * 20}")
-        results.append(tier.run(tier, for_pytest))
+    results = _run(chosen, for_pytest)
     _summary(results)
     return 1 if any(result.outcome == "FAILED" for result in results) else 0
 
