@@ -106,8 +106,13 @@ class Guest:
             sock.sendall(source.encode())
             sock.shutdown(socket.SHUT_WR)
             said = b""
-            while piece := sock.recv(65536):
-                said += piece
+            try:
+                while piece := sock.recv(65536):
+                    said += piece
+            except TimeoutError:
+                raise AssertionError(
+                    f"no answer in time to {source!r}; the console:\n{self.console}"
+                ) from None
         assert said, f"no answer to {source!r}; the console:\n{self.console}"
         return eval(said.decode(), {})
 
