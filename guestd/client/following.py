@@ -36,15 +36,16 @@ class Ask(Protocol[Item_co]):
 
 class _Follow(Generic[Item]):
     def __init__(
-        self, ask: Ask[Item], number: Callable[[Item], int | None], tell: Callable[[Item], None],
-        last: int | None,
+        self, ask: Ask[Item], number: Callable[[Item], int | None], is_farewell: Callable[[Item], bool],
+        tell: Callable[[Item], None], last: int | None,
     ) -> None:  # fmt: skip
         self._ask = ask
         self._number = number
+        self._is_farewell = is_farewell
         self._tell = tell
         self._last = last
         self._newest: tuple[int, Item] | None = None
-        #: The guest has said that it goes.
+        #: The guest has said that it goes, in one of these or as its last words.
         self.parting = False
         #: And it is gone.
         self.is_over = False
@@ -66,7 +67,8 @@ class _Follow(Generic[Item]):
     def passing(self, error: GuestdError) -> bool:
         """May it go on? A session that stops says so; so does a guestd that is replaced, but that is there again."""
         self.is_over = self.parting and isinstance(error, Unavailable)
-        self.parting = error.details.get("reason") == ShuttingDown.code
+        told = self._newest is not None and self._is_farewell(self._newest[1])
+        self.parting = told or error.details.get("reason") == ShuttingDown.code
         return is_passing(error) and not self.is_over
 
     async def _behind(self, client: Client, number: int, newest: Item) -> int | None:
@@ -80,15 +82,15 @@ class _Follow(Generic[Item]):
 
 
 async def follow(
-    terms: Terms, ask: Ask[Item], number: Callable[[Item], int | None], tell: Callable[[Item], None],
-    *, last: int | None = None,
+    terms: Terms, ask: Ask[Item], number: Callable[[Item], int | None], is_farewell: Callable[[Item], bool],
+    tell: Callable[[Item], None], *, last: int | None = None,
 ) -> None:  # fmt: skip
     """Tell them until the session has stopped; at first the `last` so many. `number` says which one it is, and None for
-    what is not counted.
+    what is not counted; `is_farewell`, whether it says that the session stops.
 
     Of `terms`, it is `dial`, `give_up`, `backoff` and `notice` that count.
     """
-    attempt = _Follow(ask, number, tell, last)
+    attempt = _Follow(ask, number, is_farewell, tell, last)
 
     def tell_notice(notice: Notice) -> None:
         # A connection that is lost to a guest that goes is no trouble: it is the end, or the next guestd's beginning.

@@ -53,16 +53,24 @@ async def _show(options: argparse.Namespace) -> int:
     def show(line: str) -> None:
         print(line if options.json else _show_line(line), flush=True)
 
-    await print_each(options, dialer(options), Client.audit, _number, show)
+    def number(line: str) -> int | None:
+        found = _read(line).get("n")
+        return found if isinstance(found, int) else None
+
+    def is_farewell(line: str) -> bool:
+        return _read(line).get("event") == "stop"
+
+    await print_each(options, dialer(options), Client.audit, number, is_farewell, show)
     return 0
 
 
-def _number(line: str) -> int | None:
-    """None of a line that guestd has not written."""
+def _read(line: str) -> dict[str, Any]:
+    """Empty for a line that guestd has not written."""
     try:
-        return int(json_text.loads(line)["n"])
-    except (ValueError, TypeError, KeyError):
-        return None
+        found: object = json_text.loads(line)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
 
 async def _ask(options: argparse.Namespace) -> dict[str, Any]:
@@ -96,13 +104,9 @@ def _lines(names: list[str]) -> Iterator[bytes]:
 
 
 def _show_line(line: str) -> str:
-    try:
-        found: object = json_text.loads(line)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    record = _read(line)
+    if not record:
         return printable(line)
-    record = cast("dict[str, Any]", found)
     shown = {name: value for name, value in record.items() if name not in _CHAIN}
     return f"{record.get('n', '?'):>6}  {show_event(shown)}"
 

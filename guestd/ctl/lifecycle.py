@@ -156,7 +156,11 @@ async def _events(options: argparse.Namespace) -> int:
     def show(event: dict[str, Any]) -> None:
         print(json_text.dumps(event, default=str) if options.json else show_event(event), flush=True)
 
-    await print_each(options, inside_dialer(options), Client.events, lambda event: event.get("n"), show)
+    def is_farewell(event: dict[str, Any]) -> bool:
+        return event["event"] in {"stopping", "stopped"}
+
+    dial = inside_dialer(options)
+    await print_each(options, dial, Client.events, lambda event: event.get("n"), is_farewell, show)
     return 0
 
 
@@ -165,6 +169,7 @@ async def print_each(
     dial: Callable[[], AbstractAsyncContextManager[Client]],
     ask: Ask[Item],
     number: Callable[[Item], int | None],
+    is_farewell: Callable[[Item], bool],
     show: Callable[[Item], None],
 ) -> None:
     """As they come, until there are no more, or Ctrl+C."""
@@ -175,7 +180,7 @@ async def print_each(
                 show(item)
 
     terms = Terms(dial, give_up=options.give_up, notice=tell_notice)
-    following = partial(follow, terms, ask, number, show, last=options.last)
+    following = partial(follow, terms, ask, number, is_farewell, show, last=options.last)
     await until_interrupted(following if options.follow else once)
 
 
