@@ -17,6 +17,8 @@ from guestd.process.environment import MARK
 _MARK = f"{MARK}=".encode()
 #: An exec takes the kernel a fraction of a millisecond; a look, some 20 us.
 _EXEC_LOOKS = 100
+#: Of the flags in /proc/PID/stat: it ends, and executes nothing any more.
+_PF_EXITING = 0x4
 
 
 class Member(NamedTuple):
@@ -53,6 +55,15 @@ def same(member: Member) -> bool:
 
 def read_member(pid: int) -> Member | None:
     """The living process of that pid; None for one that has ended, reaped or not."""
+    found = _read_stat(pid)
+    if found is None:
+        return None
+    name, fields = found
+    return Member(pid, name.decode("utf-8", "replace"), int(fields[19]), int(fields[3]))
+
+
+def _read_stat(pid: int) -> tuple[bytes, list[bytes]] | None:
+    """Its name and what stands behind that, from the state on; None for one that has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             text = file.read()
@@ -64,8 +75,7 @@ def read_member(pid: int) -> Member | None:
     # A zombie of more than one thread has lost its first, and goes on without it.
     if fields[0] in {b"Z", b"X"} and int(fields[17]) <= 1:
         return None
-    name = head.partition(b"(")[2].decode("utf-8", "replace")
-    return Member(pid, name, int(fields[19]), int(fields[3]))
+    return head.partition(b"(")[2], fields
 
 
 def children_of(pid: int) -> list[int]:
@@ -126,23 +136,27 @@ census = _Census()
 
 def marks_of(pid: int, *, wait: bool = False) -> list[bytes] | None:
     """The marks of a process. `wait`: look again at one that shows nothing at all, for as long as an exec may take.
-    None for one that goes on to show nothing. It is at its end: its memory is gone, its children are still its own.
+    None for one that is at its end: its memory is gone, its children are still its own.
     """
     environment = _environment(pid)
-    is_there = True
     for _ in range(_EXEC_LOOKS if wait else 0):
         # Nothing at all: it may be in the middle of an exec, where the new program has no memory to speak of yet. It is
         # about to have the mark that it had a moment ago. The kernel fills in the arguments before the environment, so
         # the environment is read once more behind them.
         if environment != b"":
             break
-        is_there = _read(pid, "cmdline") != b"" or read_member(pid) is None
+        found = _read_stat(pid)
+        if found is None:
+            return []
+        if int(found[1][6]) & _PF_EXITING:
+            return None
+        has_arguments = _read(pid, "cmdline") != b""
         environment = _environment(pid)
-        if is_there:
+        if has_arguments:
             break
         os.sched_yield()
     if not environment or _MARK not in environment:
-        return [] if environment or is_there else None
+        return []
     return [entry for entry in environment.split(b"\0") if entry.startswith(_MARK)]
 
 

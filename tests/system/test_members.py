@@ -11,6 +11,8 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
+
 from guestd.process.environment import MARK
 from guestd.process.members import bears, marks_of, read_member, send
 from guestd.process.tree import Tree
@@ -96,7 +98,7 @@ def test_a_process_that_goes_on_without_its_first_thread_has_not_ended() -> None
         assert not send(member, signal.SIGTERM)
 
 
-def test_whose_memory_is_gone_still_has_its_children(tmp_path: Path) -> None:
+def test_whose_memory_is_gone_still_has_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot leave before it has closed its files, and until then they are nobody else's children."""
     with _started(_AT_ITS_END) as ending, hanging_mount(tmp_path, kind=stat.S_IFREG) as hanging:
         assert ending.stdin is not None
@@ -110,7 +112,9 @@ def test_whose_memory_is_gone_still_has_its_children(tmp_path: Path) -> None:
         with Watched(child) as left:
             try:
                 hanging.take()  # what it has to say at its end
-                assert marks_of(ending.pid, wait=True) is None
+                with monkeypatch.context() as patched:
+                    patched.setattr(os, "sched_yield", lambda: pytest.fail("it was waited for, in the loop"))
+                    assert marks_of(ending.pid, wait=True) is None
                 assert [member.pid for member in _tree_that_adopted(ending.pid).members()] == [child]
             finally:
                 os.kill(child, signal.SIGKILL)
